@@ -1,0 +1,28 @@
+# Every target stands on its own in a fresh clone: it makes .venv and installs what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= bench-out
+
+.PHONY: bench test lint clean
+
+bench: .venv/installed
+	$(BIN)/skipcache bench --out $(OUT)
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+# mypy reads an ordinary install: the import hooks of an editable one hide the mapped packages from it.
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf .lint build
+	$(BIN)/python -m pip install -q --no-deps --target .lint .
+	cd .lint && ../$(BIN)/mypy --config-file ../pyproject.toml -p skipcache
+
+.venv/installed: setup.cfg pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv .lint build *.egg-info $(OUT)
