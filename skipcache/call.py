@@ -70,7 +70,7 @@ def outline(value: Any) -> Hashable:
     """Shape, dtype and device of a tensor; the type of anything else."""
     if isinstance(value, Tensor):
         return value.shape, value.dtype, value.device
-    return type(value)
+    return type(value).__qualname__
 
 
 def _plain(value: Any) -> bool:

@@ -299,7 +299,9 @@ class CachedRun:
 
 
 def arguments_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[Hashable, Any]:
-    return {**dict(enumerate(args)), **dict(kwargs)}
+    arguments: dict[Hashable, Any] = dict(enumerate(args))
+    arguments.update(kwargs)
+    return arguments
 
 
 def _alike(streams: Streams, arguments: Mapping[Hashable, Any]) -> tuple[Hashable, ...]:
