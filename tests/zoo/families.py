@@ -265,7 +265,7 @@ FAMILIES = [
         "hunyuan_dit",
         partial(
             HunyuanDiT2DModel,
-            num_layers=5,  # blocks 3 and 4 take the outputs of blocks 1 and 0; block 2 stands in the middle
+            num_layers=6,  # blocks 5 and 4 take the outputs of blocks 0 and 1; two in the middle take none
             num_attention_heads=2,
             attention_head_dim=8,
             hidden_size=16,
