@@ -5,7 +5,11 @@
 
 from .entry import Entry, randomise, table
 from .families import FAMILIES
+from .images import IMAGES
+from .packed import PACKED
+from .unified import UNIFIED
+from .videos import VIDEOS
 
 __all__ = ["ZOO", "Entry", "randomise"]
 
-ZOO = table(FAMILIES)
+ZOO = table(FAMILIES, IMAGES, PACKED, UNIFIED, VIDEOS)
