@@ -96,7 +96,7 @@ VIDEOS = [
             LFE_num_heads=2,
             LFE_num_id_token=2,
             LFE_num_querie=3,
-            LFE_output_dim=12,
+            LFE_output_dim=10,  # two thirds of the width
             LFE_ff_mult=1,
             LFE_num_scale=2,
         ),
