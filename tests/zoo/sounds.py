@@ -1,4 +1,4 @@
-"""Denoisers of sound, and of video and sound together."""
+"""Denoisers of sound, of video and sound together, and of molecules."""
 
 from functools import partial
 
@@ -10,6 +10,7 @@ from diffusers import (
     LTX2VideoTransformer3DModel,
     MiniMaxH3Transformer3DModel,
     MiniMaxMusic3Transformer1DModel,
+    RFD4ProteinaTransformer,
     SanaWMLTX2RefinerTransformer3DModel,
     StableAudio3DiTModel,
     StableAudioDiTModel,
@@ -34,6 +35,13 @@ _LTX2 = {
     "rope_double_precision": False,
 }
 _TEXT_MASK = torch.arange(6) < torch.tensor([[4], [6]])
+
+_FEATURES = {
+    "feats_seq": ("xt_bb_ca", "xt_local_latents"),
+    "feats_cond_seq": ("time_emb_bb_ca", "time_emb_local_latents"),
+    "feats_pair_repr": ("xt_bb_ca_pair_dists",),
+    "feats_pair_cond": ("time_emb_bb_ca", "time_emb_local_latents"),
+}
 
 SOUNDS = [
     Entry(
@@ -239,6 +247,33 @@ SOUNDS = [
             "video_indices": torch.arange(15, 35),
             "audio_indices": torch.arange(6, 15),
             "text_indices": torch.arange(6),
+        },
+    ),
+    Entry(
+        "rfd4_proteina",
+        partial(
+            RFD4ProteinaTransformer,
+            nlayers=4,
+            token_dim=16,
+            nheads=2,
+            dim_cond=8,
+            pair_repr_dim=8,
+            latent_dim=4,
+            t_emb_dim=8,
+            tri_mult_c=8,
+            num_sequence_classes=10,
+            **_FEATURES,
+        ),
+        lambda d: {
+            "bb_ca": d(2, 16, 3),
+            "local_latents": d(2, 16, 4),
+            "bb_ca_time": d.times(),
+            "local_latents_time": d.times(),
+            "padding_mask": torch.arange(16) < torch.tensor([[12], [16]]),
+            "conditioning": {
+                "is_in_context_conditioning": torch.zeros(2, 16, dtype=torch.bool),
+                "supports_local_latent": torch.ones(2, 16, dtype=torch.bool),
+            },
         },
     ),
 ]

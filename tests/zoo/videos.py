@@ -1,4 +1,4 @@
-"""Video denoisers of one stream or two: the sample is a grid of latents over frames, 5 or so of them."""
+"""Video denoisers of one stream, and of two in joint blocks only: 4 or 5 frames of latents."""
 
 from functools import partial
 from typing import Any
@@ -7,18 +7,13 @@ import torch
 from diffusers import (
     AllegroTransformer3DModel,
     ConsisIDTransformer3DModel,
+    Cosmos3OmniTransformer,
     CosmosTransformer3DModel,
     EasyAnimateTransformer3DModel,
-    HunyuanVideo15Transformer3DModel,
-    HunyuanVideoFramepackTransformer3DModel,
-    HunyuanVideoTransformer3DModel,
-    JoyImageEditPlusTransformer3DModel,
-    JoyImageEditTransformer3DModel,
     Kandinsky5Transformer3DModel,
     Kandinsky6SRTransformer3DModel,
     LTXVideoTransformer3DModel,
     MochiTransformer3DModel,
-    MotifVideoTransformer3DModel,
     SanaVideoTransformer3DModel,
     SanaWMTransformer3DModel,
 )
@@ -26,19 +21,6 @@ from diffusers import (
 from .entry import Draw, Entry
 
 _WIDTH = {"num_layers": 4, "num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4}
-_HUNYUAN = {
-    "num_layers": 3,
-    "num_single_layers": 3,
-    "num_refiner_layers": 2,
-    "num_attention_heads": 2,
-    "attention_head_dim": 8,
-    "in_channels": 4,
-    "out_channels": 4,
-    "patch_size": 2,
-    "rope_axes_dim": (2, 2, 4),
-    "text_embed_dim": 12,
-    "pooled_projection_dim": 10,
-}
 _TEXT_MASK = torch.arange(6) < torch.tensor([[4], [6]])
 
 
@@ -132,6 +114,36 @@ VIDEOS = [
         ),
     ),
     Entry(
+        "cosmos3",  # one sample, packed with its text into one sequence
+        partial(
+            Cosmos3OmniTransformer,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+            hidden_size=16,
+            intermediate_size=32,
+            latent_channel=4,
+            latent_patch_size=1,
+            patch_latent_dim=4,
+            rope_axes_dim=[2, 1, 1],
+            vocab_size=20,
+        ),
+        lambda d: {
+            "input_ids": d.ints(6, high=20),
+            "text_indexes": torch.arange(6),
+            "position_ids": torch.arange(26).expand(3, -1),
+            "und_len": 6,
+            "sequence_length": 26,
+            "vision_tokens": [d(1, 4, 5, 2, 2)],
+            "vision_token_shapes": [(5, 2, 2)],
+            "vision_sequence_indexes": torch.arange(6, 26),
+            "vision_mse_loss_indexes": torch.arange(6, 26),
+            "vision_timesteps": d.times(20, unit=1000),
+            "vision_noisy_frame_indexes": [torch.arange(5)],
+        },
+    ),
+    Entry(
         "easyanimate",
         partial(
             EasyAnimateTransformer3DModel,
@@ -143,119 +155,6 @@ VIDEOS = [
             text_embed_dim=12,
         ),
         _video,
-    ),
-    Entry(
-        "hunyuan_video",
-        partial(HunyuanVideoTransformer3DModel, **_HUNYUAN),
-        lambda d: (
-            _video(d)
-            | {
-                "encoder_attention_mask": _TEXT_MASK.float(),
-                "pooled_projections": d(2, 10),
-                "guidance": 6000 + d(2),
-            }
-        ),
-    ),
-    Entry(
-        "hunyuan_video_i2v",
-        partial(
-            HunyuanVideoTransformer3DModel,
-            **_HUNYUAN | {"in_channels": 9},
-            guidance_embeds=False,
-            image_condition_type="token_replace",
-        ),
-        lambda d: (
-            _video(d)
-            | {
-                "hidden_states": d(2, 9, 5, 8, 8),
-                "encoder_attention_mask": _TEXT_MASK.float(),
-                "pooled_projections": d(2, 10),
-            }
-        ),
-    ),
-    Entry(
-        "hunyuan_video_1.5",
-        partial(
-            HunyuanVideo15Transformer3DModel,
-            **_WIDTH,
-            out_channels=4,
-            num_refiner_layers=2,
-            mlp_ratio=2.0,
-            patch_size=2,
-            text_embed_dim=12,
-            text_embed_2_dim=10,
-            image_embed_dim=8,
-            rope_axes_dim=(2, 2, 4),
-            target_size=16,
-        ),
-        lambda d: (
-            _video(d)
-            | {
-                "encoder_attention_mask": _TEXT_MASK.float(),
-                "encoder_hidden_states_2": d(2, 5, 10),
-                "encoder_attention_mask_2": torch.ones(2, 5),
-                "image_embeds": d(2, 3, 8),
-            }
-        ),
-    ),
-    Entry(
-        "framepack",
-        partial(
-            HunyuanVideoFramepackTransformer3DModel,
-            **_HUNYUAN,
-            has_image_proj=True,
-            image_proj_dim=8,
-            has_clean_x_embedder=True,
-        ),
-        lambda d: (
-            _video(d)
-            | {
-                "encoder_attention_mask": _TEXT_MASK.float(),
-                "pooled_projections": d(2, 10),
-                "guidance": 6000 + d(2),
-                "image_embeds": d(2, 3, 8),
-                "indices_latents": torch.arange(11, 16),
-                "latents_clean": d(2, 4, 2, 8, 8),
-                "indices_latents_clean": torch.tensor([0, 10]),
-                "latents_history_2x": d(2, 4, 2, 8, 8),
-                "indices_latents_history_2x": torch.arange(8, 10),
-                "latents_history_4x": d(2, 4, 4, 8, 8),
-                "indices_latents_history_4x": torch.arange(4, 8),
-            }
-        ),
-    ),
-    Entry(
-        "joyimage",
-        partial(
-            JoyImageEditTransformer3DModel,
-            num_layers=4,
-            hidden_size=16,
-            num_attention_heads=2,
-            in_channels=4,
-            text_dim=12,
-            rope_dim_list=[2, 2, 4],
-        ),
-        _video,
-    ),
-    Entry(
-        "joyimage_plus",
-        partial(
-            JoyImageEditPlusTransformer3DModel,
-            num_layers=4,
-            hidden_size=16,
-            num_attention_heads=2,
-            in_channels=4,
-            text_dim=12,
-            rope_dim_list=[2, 2, 4],
-        ),
-        lambda d: (
-            _video(d)
-            | {
-                "hidden_states": d(2, 20, 4, 1, 2, 2),  # 20 patches: an image of 4 x 4 and one of 2 x 2
-                "encoder_hidden_states_mask": _TEXT_MASK,
-                "shape_list": [[(1, 4, 4), (1, 2, 2)]] * 2,
-            }
-        ),
     ),
     Entry(
         "kandinsky5",
@@ -322,33 +221,6 @@ VIDEOS = [
             max_sequence_length=6,
         ),
         lambda d: _video(d) | {"encoder_hidden_states": d(2, 6, 16), "encoder_attention_mask": _TEXT_MASK},
-    ),
-    Entry(
-        "motif_video",
-        partial(
-            MotifVideoTransformer3DModel,
-            num_layers=3,
-            num_single_layers=4,
-            num_decoder_layers=2,  # the last two of the single ones
-            num_attention_heads=2,
-            attention_head_dim=12,
-            in_channels=9,
-            out_channels=4,
-            patch_size=2,
-            text_embed_dim=12,
-            image_embed_dim=8,
-            rope_axes_dim=(4, 4, 4),
-            enable_text_cross_attention_dual=True,
-            enable_text_cross_attention_single=True,
-        ),
-        lambda d: (
-            _video(d)
-            | {
-                "hidden_states": d(2, 9, 5, 8, 8),
-                "encoder_attention_mask": _TEXT_MASK,
-                "image_embeds": d(2, 3, 8),
-            }
-        ),
     ),
     Entry(
         "sana_video",
