@@ -43,10 +43,7 @@ PACKED = [
     Entry(
         "bria_fibo",
         partial(BriaFiboTransformer2DModel, **_TWO_LISTS, axes_dims_rope=(4, 4, 8), text_encoder_dim=10),
-        lambda d: (
-            _packed(d)
-            | {"timestep": d.times(unit=1000), "text_encoder_layers": [d(2, 6, 10) for _ in range(6)]}
-        ),
+        lambda d: _packed(d) | {"timestep": d.times(unit=1000), "text_encoder_layers": [d(2, 6, 10) for _ in range(6)]},
     ),
     Entry(
         "chroma",
@@ -62,9 +59,7 @@ PACKED = [
     ),
     Entry(
         "flux2",
-        partial(
-            Flux2Transformer2DModel, **_TWO_LISTS, axes_dims_rope=(4, 4, 4, 4), timestep_guidance_channels=16
-        ),
+        partial(Flux2Transformer2DModel, **_TWO_LISTS, axes_dims_rope=(4, 4, 4, 4), timestep_guidance_channels=16),
         lambda d: _packed(d, axes=4) | {"guidance": 3.5 + d(2)},
     ),
     Entry(
@@ -83,9 +78,7 @@ PACKED = [
     ),
     Entry(
         "longcat_image",
-        partial(
-            LongCatImageTransformer2DModel, **_TWO_LISTS, pooled_projection_dim=12, axes_dims_rope=(4, 4, 8)
-        ),
+        partial(LongCatImageTransformer2DModel, **_TWO_LISTS, pooled_projection_dim=12, axes_dims_rope=(4, 4, 8)),
         _packed,
     ),
     Entry(

@@ -68,9 +68,7 @@ SOUNDS = [
     ),
     Entry(
         "longcat_audio",
-        partial(
-            LongCatAudioDiTTransformer, dit_depth=4, dit_dim=16, dit_heads=2, dit_text_dim=12, latent_dim=4
-        ),
+        partial(LongCatAudioDiTTransformer, dit_depth=4, dit_dim=16, dit_heads=2, dit_text_dim=12, latent_dim=4),
         lambda d: {
             "hidden_states": d(2, 16, 4),
             "encoder_hidden_states": d(2, 6, 12),

@@ -196,9 +196,7 @@ VIDEOS = [
     ),
     Entry(
         "ltx",
-        partial(
-            LTXVideoTransformer3DModel, **_WIDTH, out_channels=4, cross_attention_dim=16, caption_channels=12
-        ),
+        partial(LTXVideoTransformer3DModel, **_WIDTH, out_channels=4, cross_attention_dim=16, caption_channels=12),
         lambda d: (
             _video(d)
             | {
