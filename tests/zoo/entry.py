@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 
 class Draw:
@@ -39,11 +40,18 @@ class Draw:
 
 @dataclass(frozen=True)
 class Entry:
-    """A tiny denoiser: `make` builds it untrained, `draw` gives the arguments of its forward."""
+    """A tiny denoiser: `make` builds it untrained, `draw` gives the arguments of its forward.
+
+    The rest is what a search for the main stack must find: the module lists of its units in running order (a
+    tuple of lists alternates: a unit is one block of each), and the names of the sample and time arguments.
+    """
 
     name: str
     make: partial[nn.Module]
     draw: Callable[[Draw], dict[str, Any]]
+    lists: tuple[str | tuple[str, ...], ...] = ("transformer_blocks",)
+    sample: str = "hidden_states"
+    timestep: str = "timestep"
 
     @property
     def cls(self) -> Callable[..., nn.Module]:
@@ -58,6 +66,32 @@ class Entry:
 
     def inputs(self, seed: int = 0, t: float = 0.7) -> dict[str, Any]:
         return self.draw(Draw(seed, t))
+
+    def trajectory(self, *times: float, seed: int = 0) -> list[dict[str, Any]]:
+        """The calls of one sampling run: sample and time change, the conditioning stays the same tensors."""
+        first = self.inputs(seed, times[0])
+        calls = [self.inputs(seed, t) for t in times]
+        return [
+            {name: first[name] if _equal(first[name], value) else value for name, value in call.items()}
+            | {self.sample: tree_map(lambda x, t=t: x * (0.5 + t), first[self.sample])}
+            for t, call in zip(times, calls)
+        ]
+
+    def units(self, model: nn.Module) -> tuple[tuple[str, ...], ...]:
+        """The paths of the blocks of the main stack of a model of this entry's class, by unit."""
+        paths = []
+        for names in self.lists:
+            columns = (names,) if isinstance(names, str) else names
+            depth = len(model.get_submodule(columns[0]))
+            paths += [tuple(f"{column}.{i}" for column in columns) for i in range(depth)]
+        return tuple(paths)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two arguments hold the same values."""
+    return all(
+        torch.equal(x, y) if isinstance(x, Tensor) else x == y for x, y in zip(tree_leaves(a), tree_leaves(b))
+    )
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:

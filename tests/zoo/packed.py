@@ -39,6 +39,7 @@ PACKED = [
         "bria",
         partial(BriaTransformer2DModel, **_TWO_LISTS, axes_dims_rope=(4, 4, 8)),
         lambda d: _packed(d) | {"timestep": d.times(unit=1000)},
+        lists=("transformer_blocks", "single_transformer_blocks"),
     ),
     Entry(
         "bria_fibo",
@@ -47,6 +48,7 @@ PACKED = [
             _packed(d)
             | {"timestep": d.times(unit=1000), "text_encoder_layers": [d(2, 6, 10) for _ in range(6)]}
         ),
+        lists=("transformer_blocks", "single_transformer_blocks"),
     ),
     Entry(
         "chroma",
@@ -59,6 +61,7 @@ PACKED = [
             approximator_layers=2,
         ),
         lambda d: _packed(d) | {"attention_mask": d.ints(2, 22, high=8) > 0},
+        lists=("transformer_blocks", "single_transformer_blocks"),
     ),
     Entry(
         "flux2",
@@ -66,6 +69,7 @@ PACKED = [
             Flux2Transformer2DModel, **_TWO_LISTS, axes_dims_rope=(4, 4, 4, 4), timestep_guidance_channels=16
         ),
         lambda d: _packed(d, axes=4) | {"guidance": 3.5 + d(2)},
+        lists=("transformer_blocks", "single_transformer_blocks"),
     ),
     Entry(
         "flux3",
@@ -80,6 +84,7 @@ PACKED = [
             _packed(d, axes=4)
             | {"image_cond_hidden_states": d(2, 8, 4), "image_cond_ids": d.ints(8, 4, high=4).float()}
         ),
+        lists=("single_transformer_blocks",),
     ),
     Entry(
         "longcat_image",
@@ -87,6 +92,7 @@ PACKED = [
             LongCatImageTransformer2DModel, **_TWO_LISTS, pooled_projection_dim=12, axes_dims_rope=(4, 4, 8)
         ),
         _packed,
+        lists=("transformer_blocks", "single_transformer_blocks"),
     ),
     Entry(
         "nucleus_moe",
@@ -117,6 +123,7 @@ PACKED = [
         "ovis_image",
         partial(OvisImageTransformer2DModel, **_TWO_LISTS, out_channels=4, axes_dims_rope=(4, 4, 8)),
         _packed,
+        lists=("transformer_blocks", "single_transformer_blocks"),
     ),
     Entry(
         "qwen_image",

@@ -65,6 +65,7 @@ SOUNDS = [
             "encoder_hidden_states": d(2, 6, 32),
             "context_latents": d(2, 16, 8),
         },
+        lists=("layers",),
     ),
     Entry(
         "longcat_audio",
@@ -79,6 +80,7 @@ SOUNDS = [
             "attention_mask": torch.arange(16) < torch.tensor([[12], [16]]),
             "latent_cond": d(2, 16, 4),
         },
+        lists=("blocks",),
     ),
     Entry(
         "minimax_music3",
@@ -163,6 +165,9 @@ SOUNDS = [
             "decoder_input_tokens": d(2, 16, 4),
             "decoder_noise_time": d.times(),
         },
+        lists=("decoders",),
+        sample="decoder_input_tokens",
+        timestep="decoder_noise_time",
     ),
     Entry(
         "ltx2",
@@ -217,6 +222,7 @@ SOUNDS = [
             "audio_hidden_states": d(2, 9, 3),
             "encoder_attention_mask": _TEXT_MASK,
         },
+        lists=("visual_transformer_blocks",),
     ),
     Entry(
         "minimax_h3",
@@ -253,7 +259,7 @@ SOUNDS = [
         "rfd4_proteina",
         partial(
             RFD4ProteinaTransformer,
-            nlayers=4,
+            nlayers=6,  # pairs are a stream that modules between the layers update
             token_dim=16,
             nheads=2,
             dim_cond=8,
@@ -275,5 +281,8 @@ SOUNDS = [
                 "supports_local_latent": torch.ones(2, 16, dtype=torch.bool),
             },
         },
+        lists=("transformer_layers",),
+        sample="bb_ca",
+        timestep="bb_ca_time",
     ),
 ]

@@ -142,6 +142,9 @@ VIDEOS = [
             "vision_timesteps": d.times(20, unit=1000),
             "vision_noisy_frame_indexes": [torch.arange(5)],
         },
+        lists=("layers",),
+        sample="vision_tokens",
+        timestep="vision_timesteps",
     ),
     Entry(
         "easyanimate",
@@ -179,6 +182,7 @@ VIDEOS = [
             "visual_rope_pos": (torch.arange(5), torch.arange(4), torch.arange(4)),
             "text_rope_pos": torch.arange(6),
         },
+        lists=("visual_transformer_blocks",),
     ),
     Entry(
         "kandinsky6_sr",
@@ -193,6 +197,7 @@ VIDEOS = [
             axes_dims=(4, 6, 6),
         ),
         lambda d: {"hidden_states": d(2, 4, 8, 8, 5), "timestep": d.times(unit=1000)},
+        lists=("visual_transformer_blocks",),
     ),
     Entry(
         "ltx",
@@ -258,5 +263,6 @@ VIDEOS = [
             "camera_conditions": _cameras(d, 5),
             "chunk_plucker": d(2, 6, 5, 4, 4),
         },
+        lists=("blocks",),
     ),
 ]
