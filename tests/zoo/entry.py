@@ -62,7 +62,7 @@ class Entry:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # random buffers, such as Fourier features
             model = self.make().float()
-        return randomise(model, seed).eval().requires_grad_(False)
+        return randomise(model, seed).eval()
 
     def inputs(self, seed: int = 0, t: float = 0.7) -> dict[str, Any]:
         return self.draw(Draw(seed, t))
