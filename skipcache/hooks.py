@@ -184,7 +184,8 @@ class HookEngine:
         """What enters the block at `index`, in the order in which it hands its streams out; None where one doesn't."""
         inlets = wiring.outlets[index].inlets
         streams = tuple(x for x in map(arguments.get, inlets) if x is not None)
-        return self.keep(index, streams, batch, wiring.copies) if len(streams) == len(inlets) else None
+        sure = self.stack.enters_canonical and len(streams) == len(inlets)
+        return self.keep(index, streams, batch, wiring.copies) if sure else None
 
     def _remember(self, call: Call, wiring: Wiring) -> None:
         self._wirings[call.key] = wiring
