@@ -18,6 +18,9 @@ from skipcache.predictor import Hold, Prediction
 from skipcache.verify import quietly
 
 
+Step = Callable[[Call], Any]
+
+
 @dataclass(frozen=True)
 class Blank:
     """The outline of a tensor, which holds no memory."""
@@ -38,20 +41,33 @@ def blank_call(call: Call) -> Call:
     return replace(call, args=args, kwargs=kwargs, sample=sample, conditioning=())
 
 
-def count_flops(forward: Callable[..., Any], engine: Any, blank: Call) -> tuple[int, int]:
+def count_flops(
+    run: Callable[[Call, Callable[[Call], Any]], Any], engine: Any, forward: Any, blank: Call
+) -> tuple[int, int]:
     """FLOPs of the full and of the cached call outlined by `blank`, equal where it cannot be cached.
 
+    `run(call, step)` calls the model with `step` in place of `forward`, so that what is wrapped around it takes part.
     Attention is counted under the MATH backend and without nn.MultiheadAttention's fast path: the counter misses both.
     """
     args, kwargs, sample = pytree.tree_map_only(Blank, Blank.zeros, (blank.args, blank.kwargs, blank.sample))
     call = replace(blank, args=args, kwargs=kwargs, sample=sample)
+    features: list[Any] = []
+
+    def full_step(call: Call) -> Any:
+        output, found = engine.full(forward, call) if engine.knows(call) else (forward(*call.args, **call.kwargs), None)
+        features.append(found)
+        return output
+
+    def cached_step(call: Call) -> Any:
+        return engine.cached(forward, call, Prediction(Hold(), [features[0][1]], (), residual=False))
+
     with torch.no_grad(), quietly(sample.device), _countable():
         with FlopCounterMode(display=False) as full:
-            features = engine.full(forward, call)[1] if engine.knows(call) else forward(*args, **kwargs) and None
-        if features is None:
+            run(call, full_step)
+        if features[0] is None:
             return full.get_total_flops(), full.get_total_flops()
         with FlopCounterMode(display=False) as cached:
-            engine.cached(forward, call, Prediction(Hold(), [features[1]], (), residual=False))
+            run(call, cached_step)
     return full.get_total_flops(), cached.get_total_flops()
 
 

@@ -1,12 +1,15 @@
 """An instance-level `forward`, put on and taken off exactly.
 
 An override is an object, not a closure: a deep copy or a pickle of the module then carries an override of its own,
-bound to the copy. What stood in the instance before (an offload hook, say) runs inside it and is put back.
+bound to the copy. Offload hooks (accelerate's, diffusers') wrap a module's forward and keep the wrapped one at a
+place of their own; the override stands at the innermost of these places, so that the hooks run around it on every step,
+whether they came before or after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import MethodType
 from typing import Any, TypeVar
 
 from torch import nn
@@ -19,7 +22,7 @@ class Override:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.previous: Callable[..., Any] | None = module.__dict__.get("forward")
+        self.previous: Callable[..., Any] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.plain(*args, **kwargs)
@@ -32,26 +35,41 @@ class Override:
     @property
     def __wrapped__(self) -> Callable[..., Any]:
         """`inspect.signature` looks here."""
-        return self.previous or type(self.module).forward.__get__(self.module)
+        return self.previous or MethodType(type(self.module).forward, self.module)
 
     def put_on(self) -> None:
-        self.module.__dict__["forward"] = self
+        places = list(_places(self.module))
+        place, name = next(((p, n) for p, n in places if _is_own(p[n], self.module)), (self.module.__dict__, "forward"))
+        self.previous = place.get(name)
+        place[name] = self
 
     def take_off(self) -> None:
-        """Put back what stood there. A wrapper that came later (accelerate's hooks) stays and calls the original."""
-        if self.module.__dict__.get("_old_forward") is self:
-            self.module.__dict__["_old_forward"] = self.__wrapped__
-        elif self.module.__dict__.get("forward") is self:
-            if self.previous is None:
-                del self.module.__dict__["forward"]
+        """Put back what stood there."""
+        for place, name in _places(self.module):
+            if place[name] is not self:
+                continue
+            if self.previous is not None:
+                place[name] = self.previous
+            elif place is self.module.__dict__ and name == "forward":
+                del place[name]
             else:
-                self.module.__dict__["forward"] = self.previous
+                place[name] = MethodType(type(self.module).forward, self.module)
 
 
 def override_of(module: nn.Module, kind: type[T]) -> T | None:
     """The override of `kind` that `module` runs under, if any."""
-    for name in ("forward", "_old_forward"):
-        found = module.__dict__.get(name)
-        if isinstance(found, kind):
-            return found
-    return None
+    return next((p[name] for p, name in _places(module) if isinstance(p[name], kind)), None)
+
+
+def _places(module: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
+    """Where `module` may keep a forward: accelerate's `_old_forward`, diffusers' hook registry, the module itself."""
+    registry = module.__dict__.get("_diffusers_hook")
+    for place in (*(vars(ref) for ref in getattr(registry, "_fn_refs", ())), module.__dict__):
+        for name in ("original_forward", "_old_forward", "forward"):
+            if place.get(name) is not None:
+                yield place, name
+
+
+def _is_own(forward: Any, module: nn.Module) -> bool:
+    """`forward` is the method of the module's class, with nothing around it."""
+    return isinstance(forward, MethodType) and forward.__self__ is module and forward.__func__ is type(module).forward
