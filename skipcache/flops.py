@@ -17,7 +17,6 @@ from skipcache.call import Call
 from skipcache.predictor import Hold, Prediction
 from skipcache.verify import quietly
 
-
 Step = Callable[[Call], Any]
 
 
