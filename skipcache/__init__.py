@@ -1,5 +1,28 @@
-"""Skip-Cache for diffusion transformers (arXiv 2411.17616): run all blocks on some steps, only the two ends on the rest."""
+"""Skip-Cache for diffusion transformers (arXiv 2411.17616): all blocks on some steps, only the two ends on the rest."""
 
 from skipcache._version import __version__
+from skipcache.api import accelerate, accelerated, report, reset, restore
+from skipcache.plan import Plan, make_plan
+from skipcache.policy import Interval, Schedule
+from skipcache.predictor import Delta, Forecast, Hold
+from skipcache.report import Report
+from skipcache.stack import Stack, find_stack
 
-__all__ = ["__version__"]
+__all__ = [
+    "Delta",
+    "Forecast",
+    "Hold",
+    "Interval",
+    "Plan",
+    "Report",
+    "Schedule",
+    "Stack",
+    "__version__",
+    "accelerate",
+    "accelerated",
+    "find_stack",
+    "make_plan",
+    "report",
+    "reset",
+    "restore",
+]

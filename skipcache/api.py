@@ -1,0 +1,138 @@
+"""The public functions: `accelerate` and what undoes, resets and reports it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from skipcache.forward import CachedForward, Settings
+from skipcache.override import override_of
+from skipcache.plan import Keep, make_plan
+from skipcache.policy import Interval, Policy
+from skipcache.predictor import Forecast, Hold, Predictor
+from skipcache.report import Report
+from skipcache.stack import Stack, check_stack, find_stack
+from skipcache.target import find_denoisers
+
+T = TypeVar("T")
+
+
+def accelerate(
+    target: T,
+    interval: int | None = None,
+    *,
+    keep: Keep = 1,
+    policy: Policy | None = None,
+    predictor: Predictor | None = None,
+    engine: str = "auto",
+    stack: Stack | None = None,
+) -> T:
+    """Sample faster: on most steps run only the two ends of the stack (Skip-Cache, arXiv 2411.17616). In place.
+
+    Args:
+        target: a denoiser (nn.Module), or a diffusers pipeline that holds one or several.
+        interval: every how many steps all blocks run; 3 where neither it nor `policy` is given. Raising it caches more
+            steps and strays further from the plain model; 1 runs all blocks always.
+        keep: units run at each end on a cached step, one int or (head, tail). Raising it costs time and keeps more.
+        policy: which steps are full: `Interval(...)`, `Schedule(...)`; excludes `interval`.
+        predictor: the deep feature of a cached step: `Hold()`, `Delta()`, `Forecast(order)`; default the family's best.
+        engine: "auto" or "hooks".
+        stack: where the blocks are, for a model whose structure does not show it.
+
+    Returns `target`. Trajectories, steps and lanes are recognised; no step count is asked for, nothing need be reset.
+    Raises ValueError or TypeError for anything that cannot work, before the model is touched.
+    """
+    policy = _policy(interval, policy)
+    _check(predictor, engine)
+    denoisers = find_denoisers(target, named=stack is not None)
+    planned = {name: _settings(model, keep, policy, predictor, stack) for name, model in denoisers.items()}
+    forwards = [_forward(model, planned[name], name) for name, model in denoisers.items()]
+    for forward in forwards:
+        if override_of(forward.module, CachedForward) is None:
+            forward.put_on()
+        if forward.module is not target and "" not in denoisers:
+            forward.serve(target)
+    return target
+
+
+def restore(target: T) -> T:
+    """Undo `accelerate`, to the last attribute. Raises ValueError where `target` is not accelerated."""
+    for forward in _accelerated(target).values():
+        forward.take_off()
+    return target
+
+
+def reset(target: T) -> T:
+    """Empty the caches and zero the report; the next call begins a trajectory."""
+    for forward in _accelerated(target).values():
+        forward.reset()
+    return target
+
+
+def report(target: Any) -> Any:
+    """What caching did: a `Report`, or a dict of them by component for a pipeline of several denoisers.
+
+    The first look after a run measures FLOPs, which takes about one full and one cached call of the model.
+    """
+    reports: dict[str, Report] = {name: forward.report() for name, forward in _accelerated(target).items()}
+    return reports if len(reports) > 1 else next(iter(reports.values()))
+
+
+@contextmanager
+def accelerated(target: T, interval: int | None = None, **settings: Any) -> Iterator[T]:
+    """`accelerate` for the length of a `with` block."""
+    yielded = accelerate(target, interval, **settings)
+    try:
+        yield yielded
+    finally:
+        restore(target)
+
+
+def _policy(interval: int | None, policy: Policy | None) -> Policy:
+    if interval is not None and policy is not None:
+        raise ValueError(f"interval={interval} and policy={policy} exclude each other; give one")
+    if policy is None:
+        return Interval(3 if interval is None else interval)
+    if isinstance(policy, type) or not isinstance(policy, Policy):
+        raise TypeError(f"policy: expected Interval(...), Schedule(...) or another Policy, got {policy!r}")
+    return policy
+
+
+def _check(predictor: Predictor | None, engine: str) -> None:
+    if predictor is not None and (isinstance(predictor, type) or not isinstance(predictor, Predictor)):
+        raise TypeError(f"predictor: expected Hold(), Delta(), Forecast(...) or another Predictor, got {predictor!r}")
+    if engine not in ("auto", "hooks"):
+        raise ValueError(f"engine: expected 'auto' or 'hooks', got {engine!r}")
+
+
+def _settings(model: Any, keep: Keep, policy: Policy, predictor: Predictor | None, stack: Stack | None) -> Settings:
+    if stack is not None:
+        check_stack(model, stack)
+    stack = stack or find_stack(model)
+    plan = make_plan(len(stack.units), keep)
+    if stack.native_skips and (plan.head != plan.tail or plan.head < 1):
+        raise ValueError(f"keep: {type(model).__name__} has skip branches, which need head = tail >= 1, got {keep}")
+    return Settings(stack, plan, policy, predictor or (Hold() if stack.reuse == "hold" else Forecast(1)))
+
+
+def _forward(model: Any, settings: Settings, name: str) -> CachedForward:
+    """The model's forward under `settings`; one that is there already must have equal ones."""
+    found = override_of(model, CachedForward)
+    if found is None:
+        return CachedForward(model, settings)
+    if found.settings != settings:
+        where = f" ({name})" if name else ""
+        raise ValueError(
+            f"{type(model).__name__}{where} is accelerated with other settings, {found.settings}; "
+            f"call skipcache.restore first, or accelerate with equal settings"
+        )
+    return found
+
+
+def _accelerated(target: Any) -> dict[str, CachedForward]:
+    found = {name: override_of(model, CachedForward) for name, model in find_denoisers(target, named=True).items()}
+    forwards = {name: forward for name, forward in found.items() if forward is not None}
+    if not forwards:
+        raise ValueError(f"{type(target).__name__} is not accelerated; call skipcache.accelerate first")
+    return forwards

@@ -1,0 +1,126 @@
+"""What one call to the denoiser shows on the host: sample, timestep, conditioning, structure. No device is read."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call, its arguments by name.
+
+    `conditioning` are the leaves of all other arguments than sample and timestep. `structure` tells shapes, dtypes,
+    devices and nesting of all arguments, not their values; `key` tells the values of plain Python leaves as well.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    sample: Tensor
+    timestep: Tensor | float
+    conditioning: tuple[Any, ...]
+    structure: Hashable
+    key: Hashable
+    context: str | None = None
+    batch: int = field(default=0)
+
+    @property
+    def sample_structure(self) -> Hashable:
+        return outline(self.sample)
+
+
+def read_call(
+    names: tuple[str, ...],
+    sample: str,
+    timestep: str,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    context: str | None = None,
+) -> Call | None:
+    """The call `forward(*args, **kwargs)`, `names` being forward's parameters; None without a sample or a timestep."""
+    given = dict(zip(names, args))
+    given.update(kwargs)
+    x, t = given.pop(sample, None), given.pop(timestep, None)
+    if not isinstance(x, Tensor) or x.ndim == 0 or not isinstance(t, (Tensor, int, float)):
+        return None
+    leaves, shape, values = [], [], []
+    for name in sorted(given):
+        parts, spec = _flat(given[name])
+        leaves += parts
+        shape.append((name, spec, tuple(outline(leaf) for leaf in parts)))
+        values += [leaf for leaf in parts if not isinstance(leaf, Tensor)]
+    structure = (outline(x), outline(t), tuple(shape))
+    key = (structure, tuple(v if _plain(v) else id(v) for v in values), _ambient(x.device.type))
+    return Call(args, kwargs, x, t, tuple(leaves), structure, key, context, x.shape[0])
+
+
+def _flat(value: Any) -> tuple[list[Any], Hashable]:
+    if value is None or isinstance(value, (Tensor, bool, int, float, str)):
+        return [value], None
+    leaves, spec = pytree.tree_flatten(value)
+    return leaves, spec
+
+
+def outline(value: Any) -> Hashable:
+    """Shape, dtype and device of a tensor; the type of anything else."""
+    if isinstance(value, Tensor):
+        return value.shape, value.dtype, value.device
+    return type(value).__qualname__
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str, torch.dtype, torch.device))
+
+
+def _ambient(device: str) -> Hashable:
+    autocast = torch.is_autocast_enabled(device)
+    return autocast, torch.get_autocast_dtype(device) if autocast else None, torch.is_inference_mode_enabled()
+
+
+def on_host(value: Any) -> bool:
+    """Reading `value` synchronises with no device."""
+    return not isinstance(value, Tensor) or value.device.type == "cpu"
+
+
+def version(x: Tensor) -> int:
+    """The count of in-place writes to `x`; inference tensors keep none."""
+    return -1 if x.is_inference() else x._version
+
+
+@dataclass(frozen=True, eq=False)
+class Mark:
+    """An argument as it was at one call. It holds the tensor, so that its memory is not given to another one."""
+
+    value: Any
+    version: int
+
+    @classmethod
+    def of(cls, value: Any) -> Mark:
+        return cls(value, version(value) if isinstance(value, Tensor) else 0)
+
+    def same(self, other: Any) -> bool:
+        """`other` is this very argument: the same memory, not written to since. Plain values are compared."""
+        mine = self.value
+        if not isinstance(mine, Tensor) or not isinstance(other, Tensor):
+            return mine is other or (_plain(mine) and _plain(other) and type(mine) is type(other) and mine == other)
+        if version(other) != self.version:
+            return False
+        return mine is other or (
+            mine.untyped_storage()._cdata == other.untyped_storage()._cdata
+            and mine.storage_offset() == other.storage_offset()
+            and outline(mine) == outline(other)
+            and mine.stride() == other.stride()
+        )
+
+    def equal(self, other: Any) -> bool:
+        """`other` has the same values as this argument had. On a device this synchronises."""
+        mine = self.value
+        if not isinstance(mine, Tensor) or not isinstance(other, Tensor):
+            return self.same(other)
+        unwritten = version(mine) == self.version
+        return unwritten and outline(mine) == outline(other) and torch.equal(mine, other)

@@ -1,0 +1,258 @@
+"""The accelerated `forward` of a denoiser: places each call in its trajectory, has the engine run it, counts it."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import warnings
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from skipcache.call import Call, read_call
+from skipcache.flops import blank_call, count_flops
+from skipcache.hooks import HookEngine
+from skipcache.override import Override
+from skipcache.plan import Plan
+from skipcache.policy import Policy
+from skipcache.predictor import Prediction, Predictor
+from skipcache.report import Counters, Report
+from skipcache.stack import Stack
+from skipcache.trajectory import Trajectory, Visit
+
+MAX_OUTLINES = 16
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that `accelerate` decides for one denoiser. Equal settings may share a model."""
+
+    stack: Stack
+    plan: Plan
+    policy: Policy
+    predictor: Predictor
+
+
+class CachedForward(Override):
+    """Stands in for the denoiser's `forward`. A copy of the model has one of its own, with an empty cache."""
+
+    def __init__(self, model: nn.Module, settings: Settings) -> None:
+        super().__init__(model)
+        self.settings = settings
+        self.engine = HookEngine(model, settings.stack, settings.plan)
+        self.names = tuple(inspect.signature(self.__wrapped__).parameters)
+        self.lanes = NamedLanes(self)
+        self._pipelines: list[weakref.ref[Any]] = []
+        self._ignored: tuple[Tensor, ...] = ()
+        self.reset()
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("module", "previous", "settings", "engine", "names", "lanes")
+        return {name: self.__dict__[name] for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _pipelines=[], _ignored=())
+        self.reset()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CachedForward:
+        copy = memo[id(self)] = type(self).__new__(type(self))
+        copy.__setstate__({name: deepcopy(value, memo) for name, value in self.__getstate__().items()})
+        for pipeline in self._alive():
+            if id(pipeline) in memo:
+                copy.serve(memo[id(pipeline)])
+        return copy
+
+    # putting on and taking off
+
+    def serve(self, pipeline: Any) -> None:
+        """Read `pipeline`'s scheduler too, anew at each call, since users replace it."""
+        if not any(known is pipeline for known in self._alive()):
+            self._pipelines = [*self._pipelines, weakref.ref(pipeline)]
+            timesteps = getattr(getattr(pipeline, "scheduler", None), "timesteps", None)
+            self._ignored = (*self._ignored, timesteps) if isinstance(timesteps, Tensor) else self._ignored
+
+    def put_on(self) -> None:
+        super().put_on()
+        self.engine.attach()
+        self.lanes.put_on()
+
+    def take_off(self) -> None:
+        self.lanes.take_off()
+        self.engine.detach()
+        super().take_off()
+
+    def reset(self) -> None:
+        """Empty caches and counters on all threads: whatever comes next begins a trajectory."""
+        self._local = threading.local()
+        self._trajectories: weakref.WeakSet[Trajectory] = weakref.WeakSet()
+        self._outlines: OrderedDict[Any, Call] = OrderedDict()
+        self.counters = Counters()
+        self._warned = False
+
+    # a call
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return self.plain(*args, **kwargs)
+        call = self._read(args, kwargs)
+        trajectory = self._trajectory()
+        if call is None:
+            trajectory.drop()
+            return self.plain(*args, **kwargs)
+        try:
+            return self._run(call, trajectory, trajectory.visit(call, self._schedulers()))
+        except BaseException:
+            # A step that ended half-way leaves nothing: the next call begins a trajectory.
+            trajectory.drop()
+            raise
+
+    def _run(self, call: Call, trajectory: Trajectory, visit: Visit) -> Any:
+        full = visit.full or not self.engine.knows(call)
+        self._count(call, visit, full)
+        if not full:
+            lane = visit.lane
+            weights = self.settings.predictor.weights(visit.step, lane.full_steps)
+            return self.engine.cached(
+                self.plain, call, Prediction(self.settings.predictor, lane.kept, weights, lane.residual)
+            )
+        if not self.settings.policy.caches:
+            return self.plain(*call.args, **call.kwargs)
+        output, features = self.engine.full(self.plain, call)
+        if features is None:
+            self._say(self.engine.refusal(call) or "")
+        else:
+            trajectory.record(visit, *features)
+        return output
+
+    def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+        """The call, or None where it must run as if nothing were there."""
+        reason = None
+        if self.module.training:
+            reason = "the model is in training mode; call model.eval() to sample"
+        elif torch.is_grad_enabled() and self._records_gradients(args, kwargs):
+            reason = "autograd is recording; sample under torch.no_grad() or torch.inference_mode()"
+        if reason is None:
+            stack = self.settings.stack
+            call = read_call(self.names, stack.sample, stack.timestep, args, kwargs, self.lanes.name)
+            if call is not None:
+                return call
+            reason = f"a call had no tensor {stack.sample!r} or no {stack.timestep!r}"
+        self._say(reason)
+        return None
+
+    def _records_gradients(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        leaves = pytree.tree_leaves((args, kwargs))
+        return any(p.requires_grad for p in self.module.parameters()) or any(
+            isinstance(x, Tensor) and x.requires_grad for x in leaves
+        )
+
+    def _trajectory(self) -> Trajectory:
+        """The calling thread's own."""
+        found = getattr(self._local, "trajectory", None)
+        if found is None:
+            found = Trajectory(self.settings.policy, self.settings.predictor, self._ignored)
+            self._local.trajectory = found
+            self._trajectories.add(found)
+        return found
+
+    def _schedulers(self) -> list[Any]:
+        return [s for s in (getattr(p, "scheduler", None) for p in self._alive()) if s is not None]
+
+    def _alive(self) -> list[Any]:
+        return [p for p in (ref() for ref in self._pipelines) if p is not None]
+
+    def _say(self, reason: str) -> None:
+        """Note why nothing is cached, and warn, once, where that is all that has ever happened."""
+        self.counters.because(reason)
+        if not self._warned and not self.counters.cached_steps:
+            self._warned = True
+            warnings.warn(f"skipcache caches nothing: {reason}", UserWarning, stacklevel=2)
+
+    # counting
+
+    def _count(self, call: Call, visit: Visit, full: bool) -> None:
+        depth, saved = len(self.settings.stack.blocks), len(self.engine.deep)
+        if visit.opens_step:
+            self.counters.step(visit.step, full)
+            self._local.step_is_full = full
+        elif full and not self._local.step_is_full:
+            self.counters.widen(visit.step)
+            self._local.step_is_full = True
+        self.counters.call(call.key, full, depth if full else depth - saved, 0 if full else saved)
+        if call.key not in self._outlines:
+            self._outlines[call.key] = blank_call(call)
+            if len(self._outlines) > MAX_OUTLINES:
+                self._outlines.popitem(last=False)
+
+    def report(self) -> Report:
+        counters = self.counters
+        return Report(
+            counters.full_steps,
+            counters.cached_steps,
+            counters.blocks_run,
+            counters.blocks_saved,
+            self._ideal_speedup(),
+            sum(x.numel() * x.element_size() for t in list(self._trajectories) for x in t.tensors),
+            self.engine.name,
+            counters.full_at,
+            tuple(counters.reasons),
+        )
+
+    def _ideal_speedup(self) -> float | None:
+        calls = dict(self.counters.calls)
+        if not any(full is False for _, full in calls):
+            return 1.0 if calls else None
+        plain = made = 0
+        for key, blank in list(self._outlines.items()):
+            full, cached = count_flops(self.plain, self.engine, blank)
+            plain += full * (calls.get((key, True), 0) + calls.get((key, False), 0))
+            made += full * calls.get((key, True), 0) + cached * calls.get((key, False), 0)
+        return plain / made if made else None
+
+
+class NamedLanes:
+    """Stands in for diffusers' `cache_context`, which names the lane of the calls inside it."""
+
+    def __init__(self, forward: CachedForward) -> None:
+        self.forward = forward
+        self.previous = forward.module.__dict__.get("cache_context")
+        self._local = threading.local()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"forward": self.forward, "previous": self.previous}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _local=threading.local())
+
+    @property
+    def name(self) -> str | None:
+        return getattr(self._local, "name", None)
+
+    @contextmanager
+    def __call__(self, name: str, *args: Any, **kwargs: Any) -> Iterator[None]:
+        model = self.forward.module
+        plain = self.previous or getattr(type(model), "cache_context").__get__(model)  # noqa: B009
+        before, self._local.name = self.name, name
+        try:
+            with plain(name, *args, **kwargs):
+                yield
+        finally:
+            self._local.name = before
+
+    def put_on(self) -> None:
+        if hasattr(type(self.forward.module), "cache_context"):
+            self.forward.module.__dict__["cache_context"] = self
+
+    def take_off(self) -> None:
+        if self.forward.module.__dict__.get("cache_context") is self:
+            del self.forward.module.__dict__["cache_context"]
+            if self.previous is not None:
+                self.forward.module.__dict__["cache_context"] = self.previous

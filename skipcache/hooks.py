@@ -1,0 +1,333 @@
+"""The hook engine: on a cached step the deep blocks hand their input through, and the last of them hands out D-hat.
+
+A forward hook cannot keep a module from computing, so each block's `forward` is overridden on the instance. What a
+block does is set from outside, once per call of the model, for the calling thread alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skipcache.call import Call, outline, version
+from skipcache.override import Override
+from skipcache.plan import Plan
+from skipcache.predictor import Hold, Prediction, Streams
+from skipcache.stack import Stack
+from skipcache.verify import quietly, same_output
+
+MAX_SIGNATURES = 16
+
+Features = tuple[Streams | None, Streams]
+
+
+@dataclass(frozen=True)
+class Outlet:
+    """How a class of blocks hands out its streams: nesting, what each looks like, and the argument it came in by."""
+
+    shape: Any
+    outlines: tuple[Any, ...]
+    inlets: tuple[Hashable, ...]
+
+    def hand_through(self, arguments: Mapping[Hashable, Any]) -> Any:
+        """The block's output without the block; a stream that came in by no argument is left blank."""
+        streams = []
+        for key, (size, dtype, device) in zip(self.inlets, self.outlines):
+            x = arguments.get(key)
+            fits = isinstance(x, Tensor) and outline(x) == (size, dtype, device)
+            streams.append(x if fits else torch.empty(size, dtype=dtype, device=device))
+        return rebuild(self.shape, streams)
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What a full step of one signature showed.
+
+    `shallow` is the block of the head that was called last (-1: no head), `first` and `last` are the deep blocks that
+    were called first and last, `shape` is the nesting of the last one's output. `copies`: the model writes to its
+    features in place. `refusal`: why a cached step would be wrong.
+    """
+
+    shallow: int = -1
+    first: int = -1
+    last: int = -1
+    shape: Any = None
+    outlets: Mapping[type, Outlet] = field(default_factory=dict)
+    copies: bool = False
+    refusal: str | None = None
+
+
+class BlockForward(Override):
+    """Stands in for one block's `forward`."""
+
+    def __init__(self, engine: HookEngine, index: int, block: nn.Module) -> None:
+        super().__init__(block)
+        self.engine, self.index = engine, index
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        run = self.engine.run
+        return self.plain(*args, **kwargs) if run is None else run.block(self, args, kwargs)
+
+
+class HookEngine:
+    """Full and cached steps of a model through overridden blocks."""
+
+    name = "hooks"
+
+    def __init__(self, model: nn.Module, stack: Stack, plan: Plan) -> None:
+        self.stack = stack
+        sizes = [len(unit) for unit in stack.units]
+        self.deep = range(sum(sizes[: plan.head]), sum(sizes[: plan.depth - plan.tail]))
+        self.blocks = [BlockForward(self, i, model.get_submodule(path)) for i, path in enumerate(stack.blocks)]
+        self.forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in ("stack", "deep", "blocks")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.forget()
+
+    def forget(self) -> None:
+        self._wirings: OrderedDict[Hashable, Wiring] = OrderedDict()
+        self._local = threading.local()
+
+    def attach(self) -> None:
+        for block in self.blocks:
+            block.put_on()
+
+    def detach(self) -> None:
+        for block in self.blocks:
+            block.take_off()
+
+    @property
+    def run(self) -> FullRun | FirstRun | CachedRun | None:
+        """What the calling thread is doing; None outside of an accelerated call."""
+        return getattr(self._local, "run", None)
+
+    @contextmanager
+    def _doing(self, run: FullRun | FirstRun | CachedRun | None) -> Iterator[None]:
+        before, self._local.run = self.run, run
+        try:
+            yield
+        finally:
+            self._local.run = before
+
+    def refusal(self, call: Call) -> str | None:
+        wiring = self._wirings.get(call.key)
+        return wiring.refusal if wiring is not None else None
+
+    def knows(self, call: Call) -> bool:
+        """A full step with this signature was seen, and cached steps may follow it."""
+        return call.key in self._wirings and not self._wirings[call.key].refusal
+
+    def full(self, forward: Callable[..., Any], call: Call) -> tuple[Any, Features | None]:
+        """The model's output, and (H, D) unless cached steps with this signature are refused."""
+        wiring = self._wirings.get(call.key)
+        if wiring is None:
+            return self._first(forward, call)
+        if wiring.refusal:
+            return forward(*call.args, **call.kwargs), None
+        return self._full(forward, call, wiring)
+
+    def cached(self, forward: Callable[..., Any], call: Call, prediction: Prediction) -> Any:
+        """The model's output from head, tail and the predicted deep feature."""
+        with self._doing(CachedRun(self, call.batch, self._wirings[call.key], prediction)):
+            return forward(*call.args, **call.kwargs)
+
+    def _full(self, forward: Callable[..., Any], call: Call, wiring: Wiring) -> tuple[Any, Features]:
+        run = FullRun(self, call.batch, wiring)
+        with self._doing(run):
+            output = forward(*call.args, **call.kwargs)
+        return output, (run.H, run.D)
+
+    def _first(self, forward: Callable[..., Any], call: Call) -> tuple[Any, Features | None]:
+        """A full step that learns the wiring, and proves it: a cached step that is given D must come out the same.
+
+        Models that write to their features in place are found out here, by the tensors' versions or by the proof, and
+        run once more on copies.
+        """
+        run = FirstRun(self, call.batch)
+        with self._doing(run):
+            output = forward(*call.args, **call.kwargs)
+        seen = run.wiring()
+        features = (run.H, run.D)
+        for wiring in (seen, replace(seen, copies=True)):
+            if wiring.copies and not wiring.refusal:
+                with quietly(call.sample.device):
+                    features = self._full(forward, call, wiring)[1]
+            if wiring.refusal or self._holds(forward, call, output, features, wiring):
+                break
+        else:
+            wiring = Wiring(refusal="a cached step that was given D itself did not give the full step's output")
+        self._remember(call, wiring)
+        return output, None if wiring.refusal else features
+
+    def _holds(self, forward: Callable[..., Any], call: Call, output: Any, features: Features, wiring: Wiring) -> bool:
+        run = CachedRun(self, call.batch, wiring, Prediction(Hold(), [features[1]], (), residual=False))
+        with quietly(call.sample.device), self._doing(run):
+            return same_output(output, forward(*call.args, **call.kwargs))
+
+    def keep(self, index: int, streams: Streams, batch: int, copy: bool = False) -> Streams:
+        """What the block at `index` handed out, in the canonical layout; by reference where that is safe."""
+        path = self.stack.blocks[index]
+        return tuple(self.stack.canonical(path, x.clone() if copy else x, batch) for x in streams)
+
+    def entering(self, index: int, wiring: Wiring, arguments: Mapping[Hashable, Any], batch: int) -> Streams | None:
+        """What enters the block at `index`, in the order in which it hands its streams out; None where one doesn't."""
+        inlets = wiring.outlets[type(self.blocks[index].module)].inlets
+        streams = tuple(x for x in map(arguments.get, inlets) if x is not None)
+        return self.keep(index, streams, batch, wiring.copies) if len(streams) == len(inlets) else None
+
+    def _remember(self, call: Call, wiring: Wiring) -> None:
+        self._wirings[call.key] = wiring
+        while len(self._wirings) > MAX_SIGNATURES:
+            self._wirings.popitem(last=False)
+
+
+class FullRun:
+    """One full step of a known wiring: all blocks compute; H and D are kept."""
+
+    def __init__(self, engine: HookEngine, batch: int, known: Wiring) -> None:
+        self.engine, self.batch, self.known = engine, batch, known
+        self.H: Streams | None = None
+        self.D: Streams = ()
+
+    def block(self, block: BlockForward, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        index, known = block.index, self.known
+        if index == known.first and not self.engine.deep.start:
+            self.H = self.engine.entering(index, known, arguments_of(args, kwargs), self.batch)
+        output = block.plain(*args, **kwargs)
+        if index == known.shallow:
+            self.H = self.engine.keep(index, take_apart(output)[0], self.batch, known.copies)
+        elif index == known.last:
+            self.D = self.engine.keep(index, take_apart(output)[0], self.batch, known.copies)
+        return output
+
+
+class FirstRun:
+    """The first full step of a signature: all blocks compute; H, D and the wiring are seen."""
+
+    def __init__(self, engine: HookEngine, batch: int) -> None:
+        self.engine, self.batch = engine, batch
+        self.H: Streams | None = None
+        self.D: Streams = ()
+        self._called: list[int] = []
+        self._shape: Any = None
+        self._outlets: dict[type, Outlet] = {}
+        self._handed: tuple[type, Streams] = (type(None), ())
+        self._entry: dict[Hashable, Any] = {}
+        self._versions: dict[str, list[tuple[Tensor, int]]] = {}
+
+    def block(self, block: BlockForward, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        index, kind, deep = block.index, type(block.module), self.engine.deep
+        arguments = arguments_of(args, kwargs)
+        self._learn_inlets(kind, arguments)
+        if index in deep and not any(i in deep for i in self._called):
+            self._entry = {key: x for key, x in arguments.items() if isinstance(x, Tensor)}
+            self._watch("entry", tuple(self._entry.values()))
+        self._called.append(index)
+        output = block.plain(*args, **kwargs)
+        streams, shape = take_apart(output)
+        self._outlets.setdefault(kind, Outlet(shape, tuple(map(outline, streams)), _alike(streams, arguments)))
+        self._handed = (kind, streams)
+        if index < deep.start:
+            self._watch("H", streams)
+            self.H = self.engine.keep(index, streams, self.batch)
+        elif index in deep:
+            self._watch("D", streams)
+            self.D, self._shape = self.engine.keep(index, streams, self.batch), shape
+        return output
+
+    def _learn_inlets(self, kind: type, arguments: Mapping[Hashable, Any]) -> None:
+        """Where the streams of the block before come in, by identity; sure between two blocks of one class."""
+        before, streams = self._handed
+        inlets = tuple(next((key for key, x in arguments.items() if x is stream), None) for stream in streams)
+        if before is kind and streams and None not in inlets:
+            self._outlets[kind] = replace(self._outlets[kind], inlets=inlets)
+
+    def _watch(self, what: str, streams: Streams) -> None:
+        self._versions[what] = [(x, version(x)) for x in streams]
+
+    def wiring(self) -> Wiring:
+        """What this step showed; with a refusal where no cached step can follow."""
+        deep = [i for i in self._called if i in self.engine.deep]
+        head = [i for i in self._called if i < self.engine.deep.start]
+        ordered = all(i < j for i, j in zip(self._called, self._called[1:]))
+        if not deep or not ordered or (self.engine.deep.start and not head):
+            names = ", ".join(self.engine.stack.blocks[i] for i in self._called) or "none"
+            return Wiring(refusal=f"the blocks did not run once each in the order of the stack; they ran: {names}")
+        if not self.D:
+            return Wiring(
+                refusal=f"{self.engine.stack.blocks[deep[-1]]} returns neither a tensor nor a tuple of tensors"
+            )
+        copies = any(version(x) != seen for watched in self._versions.values() for x, seen in watched)
+        wiring = Wiring(max(head, default=-1), deep[0], deep[-1], self._shape, self._outlets, copies)
+        if not self.engine.deep.start:
+            self.H = self.engine.entering(deep[0], wiring, self._entry, self.batch)
+        return wiring
+
+
+class CachedRun:
+    """One cached step: head and tail compute, the deep blocks hand through, the last of them hands out D-hat."""
+
+    def __init__(self, engine: HookEngine, batch: int, wiring: Wiring, prediction: Prediction) -> None:
+        self.engine, self.batch, self.wiring, self.prediction = engine, batch, wiring, prediction
+        self.H: Streams | None = None
+
+    def block(self, block: BlockForward, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        index, stack, wiring = block.index, self.engine.stack, self.wiring
+        if index not in self.engine.deep:
+            output = block.plain(*args, **kwargs)
+            if index == wiring.shallow:
+                self.H = self.engine.keep(index, take_apart(output)[0], self.batch, wiring.copies)
+            return output
+        arguments = arguments_of(args, kwargs)
+        if index == wiring.first and not self.engine.deep.start:
+            self.H = self.engine.entering(index, wiring, arguments, self.batch)
+        if index != wiring.last:
+            return wiring.outlets[type(block.module)].hand_through(arguments)
+        D_hat = [stack.raw(stack.blocks[index], d, self.batch) for d in self.prediction(self.H)]
+        return rebuild(wiring.shape, [d.clone() for d in D_hat] if wiring.copies else D_hat)
+
+
+def arguments_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[Hashable, Any]:
+    arguments: dict[Hashable, Any] = dict(enumerate(args))
+    arguments.update(kwargs)
+    return arguments
+
+
+def _alike(streams: Streams, arguments: Mapping[Hashable, Any]) -> tuple[Hashable, ...]:
+    """A guess at the inlets: for each stream the first argument, not taken yet, that looks like it."""
+    inlets: list[Hashable] = []
+    for stream in streams:
+        fitting = (k for k, x in arguments.items() if isinstance(x, Tensor) and outline(x) == outline(stream))
+        inlets.append(next((key for key in fitting if key not in inlets), None))
+    return tuple(inlets)
+
+
+def take_apart(output: Any) -> tuple[Streams, Any]:
+    """A block's output as streams and the nesting they came in: a tensor, or a flat tuple or list of them."""
+    if isinstance(output, Tensor):
+        return (output,), None
+    if not isinstance(output, (tuple, list)):
+        return (), output
+    streams = tuple(x for x in output if isinstance(x, Tensor))
+    shape: list[Any] = [... if isinstance(x, Tensor) else x for x in output]
+    return streams, type(output)(*shape) if hasattr(output, "_fields") else type(output)(shape)
+
+
+def rebuild(shape: Any, streams: list[Any]) -> Any:
+    """The inverse of `take_apart`."""
+    if shape is None:
+        return streams[0]
+    rest = iter(streams)
+    items = [next(rest) if x is ... else x for x in shape]
+    return type(shape)(*items) if hasattr(shape, "_fields") else type(shape)(items)

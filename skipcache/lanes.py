@@ -1,0 +1,148 @@
+"""Lanes: several calls at one step, told apart by their conditioning; each has its own cached features.
+
+A call takes the lane whose conditioning it shares: the same memory, unwritten since, or else the same values in a lane
+that has not been called at this step. Conditioning that never stays (a ControlNet's residuals) is found out at the
+second step that it misses; from then on the rest decides, and among equals the order of calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from skipcache.call import Call, Mark
+from skipcache.predictor import Predictor, Streams
+
+MAX_LANES = 8
+
+
+@dataclass(eq=False)
+class Lane:
+    """Its conditioning and sample at the last call, and what its full steps left behind, the latest first."""
+
+    context: str | None
+    structure: Hashable
+    conditioning: tuple[Mark, ...]
+    step: int = -1
+    sample: Mark | None = None
+    full_steps: list[int] = field(default_factory=list)
+    kept: list[Streams] = field(default_factory=list)
+    residual: bool = False
+
+    @classmethod
+    def of(cls, call: Call) -> Lane:
+        return cls(call.context, call.structure, tuple(map(Mark.of, call.conditioning)))
+
+    def enter(self, call: Call, step: int) -> None:
+        self.conditioning = tuple(map(Mark.of, call.conditioning))
+        self.sample, self.step = Mark.of(call.sample), step
+
+    def record(self, step: int, H: Streams | None, D: Streams, predictor: Predictor) -> None:
+        """Keep what `predictor` needs of a full step: R = D - H, or D where it asks for that or R cannot be formed."""
+        residual = predictor.residual and H is not None and _shapes(H) == _shapes(D)
+        feature = tuple(d - h for h, d in zip(H, D)) if residual and H is not None else D
+        if residual != self.residual or (self.kept and _shapes(self.kept[0]) != _shapes(feature)):
+            self.forget()
+        self.residual = residual
+        self.full_steps = [step, *self.full_steps][: predictor.depth]
+        self.kept = [feature, *self.kept][: predictor.depth]
+
+    def forget(self) -> None:
+        self.full_steps, self.kept = [], []
+
+    def misses(self, call: Call, leaves: Iterable[int], by_value: bool = False) -> set[int]:
+        """The leaves of `call`'s conditioning, out of `leaves`, that are not this lane's."""
+        marks, values = self.conditioning, call.conditioning
+        return {i for i in leaves if not (marks[i].same(values[i]) or (by_value and marks[i].equal(values[i])))}
+
+
+@dataclass(eq=False)
+class Evidence:
+    """Of calls of one structure: leaves that were seen to stay, and leaves that at two steps were no lane's."""
+
+    proven: set[int] = field(default_factory=set)
+    missed: dict[int, int] = field(default_factory=dict)
+    volatile: set[int] = field(default_factory=set)
+
+    def gather(self, missed: set[int], last_step: int) -> bool:
+        """True where a leaf turns out to be volatile."""
+        before = len(self.volatile)
+        for i in missed - self.proven:
+            if self.missed.setdefault(i, last_step) != last_step:
+                self.volatile.add(i)
+        return len(self.volatile) > before
+
+
+class Lanes:
+    """The lanes of one trajectory."""
+
+    def __init__(self) -> None:
+        self.all: list[Lane] = []
+        self._evidence: dict[Hashable, Evidence] = {}
+
+    def find(self, call: Call, step: int, last_step: int) -> Lane | None:
+        """The lane of `call` at `step`, or None for an unseen one.
+
+        A lane that is at `step` has been called there; `last_step` is the one before, -1 at the first step.
+        """
+        evidence = self._evidence.setdefault(call.structure, Evidence())
+        known = [lane for lane in self.all if lane.context == call.context and lane.structure == call.structure]
+        leaves = set(range(len(call.conditioning)))
+        for lane in known:
+            if not lane.misses(call, leaves):
+                evidence.proven |= leaves if last_step >= 0 else set()
+                return lane
+        waiting = [lane for lane in known if lane.step != step]
+        if call.context is not None and waiting and not waiting[0].misses(call, evidence.proven, by_value=True):
+            return waiting[0]
+        return self._by_value(call, waiting, evidence) or self._without_volatile(call, waiting, evidence, last_step)
+
+    def _by_value(self, call: Call, waiting: list[Lane], evidence: Evidence) -> Lane | None:
+        steady = set(range(len(call.conditioning))) - evidence.volatile
+        for lane in waiting if steady else ():
+            if not lane.misses(call, steady, by_value=True):
+                evidence.proven |= steady
+                return lane
+        return None
+
+    def _without_volatile(self, call: Call, waiting: list[Lane], evidence: Evidence, last_step: int) -> Lane | None:
+        if last_step < 0 or not waiting:
+            return None
+        leaves = set(range(len(call.conditioning)))
+        missed = set.intersection(*(lane.misses(call, leaves - evidence.volatile, by_value=True) for lane in waiting))
+        found_out = evidence.gather(missed, last_step)
+        lagging = [lane for lane in waiting if lane.step < last_step]
+        recent = [lane for lane in waiting if lane.step == last_step]
+        if evidence.volatile:
+            self.all = [lane for lane in self.all if lane not in lagging]
+        if evidence.volatile != leaves:
+            return self._by_value(call, recent, evidence) if found_out else None
+        # The order of calls is all that is left; where their number has changed it says nothing.
+        return recent[0] if recent and (found_out or not lagging) else None
+
+    def know(self, structure: Hashable) -> bool:
+        return any(lane.structure == structure for lane in self.all)
+
+    def add(self, call: Call) -> Lane:
+        """A new lane. Of more than eight the one that was called longest ago goes."""
+        lane = Lane.of(call)
+        self.all.append(lane)
+        if len(self.all) > MAX_LANES:
+            self.all.remove(min(self.all[:-1], key=lambda lane: lane.step))
+        return lane
+
+    def forget_before(self, last_full: int) -> None:
+        """Free what lanes kept that were not called at the last full step: it is too old to be reused."""
+        for lane in self.all:
+            if lane.full_steps and lane.full_steps[0] < last_full:
+                lane.forget()
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [x for lane in self.all for feature in lane.kept for x in feature]
+
+
+def _shapes(streams: Streams) -> list[tuple[int, ...]]:
+    return [tuple(x.shape) for x in streams]

@@ -1,0 +1,65 @@
+"""Which units run on a cached step: depth and `keep` -> a frozen `Plan` (Skip-Cache, arXiv 2411.17616, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Keep = int | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cut of a stack of `depth` units: [0, head) and [depth - tail, depth) run on every step, the rest is cached.
+
+    `skips` are the (source, target) pairs of units that a skip branch joins: the output of `source` is fused into the
+    input of `target`.
+    """
+
+    depth: int
+    head: int
+    tail: int
+    skips: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("head", "tail"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"keep: expected {name} >= 0, got {getattr(self, name)}; 0 runs no unit at that end")
+        if self.head + self.tail >= self.depth:
+            raise ValueError(
+                f"keep: expected head + tail < {self.depth}, the depth of the stack, got {self.head} + {self.tail}; "
+                f"keep less, so that at least one unit can be skipped"
+            )
+
+    @property
+    def head_units(self) -> range:
+        return range(self.head)
+
+    @property
+    def deep_units(self) -> range:
+        return range(self.head, self.depth - self.tail)
+
+    @property
+    def tail_units(self) -> range:
+        return range(self.depth - self.tail, self.depth)
+
+
+def make_plan(depth: int, keep: Keep = 1, skips: Sequence[tuple[int, int]] = ()) -> Plan:
+    """The plan that keeps `keep` units at each end: one int for both, or (head, tail).
+
+    With skip branches the two ends must be equal and at least 1, so that every branch of the tail starts in the head.
+    Raises TypeError for anything but ints, ValueError for ends that do not fit the depth.
+    """
+    head, tail = read_keep(keep)
+    if skips and (head != tail or head < 1):
+        raise ValueError(
+            f"keep: a stack with skip branches needs head = tail >= 1, got ({head}, {tail}); pass one int, as keep=1"
+        )
+    return Plan(depth, head, tail, tuple((int(i), int(j)) for i, j in skips))
+
+
+def read_keep(keep: Keep) -> tuple[int, int]:
+    ends = (keep, keep) if isinstance(keep, int) else tuple(keep) if isinstance(keep, (tuple, list)) else ()
+    if len(ends) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) for n in ends):
+        raise TypeError(f"keep: expected an int or (head, tail), got {keep!r}")
+    return ends[0], ends[1]
