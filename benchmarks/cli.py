@@ -43,13 +43,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="skipcache", description="Skip-Cache for diffusion transformers.")
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
     commands = parser.add_subparsers(dest="command", required=True, metavar="bench | train | inspect")
-    _add_bench(
-        commands.add_parser("bench", help="measure speed and fidelity on a trained reference denoiser")
-    )
+    _add_bench(commands.add_parser("bench", help="measure speed and fidelity on a trained reference denoiser"))
     _add_train(commands.add_parser("train", help="train a reference model from scratch"))
-    _add_inspect(
-        commands.add_parser("inspect", help="show the stack, the plan and the ideal speedup of a model")
-    )
+    _add_inspect(commands.add_parser("inspect", help="show the stack, the plan and the ideal speedup of a model"))
     return parser
 
 
@@ -62,15 +58,17 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     add("--scheduler", default=defaults.scheduler, help=f"{', '.join(SCHEDULERS)} (default %(default)s)")
     add("--guidance", type=float, default=defaults.guidance, help="guidance scale (default %(default)s)")
     add("--batch", type=int, default=defaults.batch, help="images per run (default %(default)s)")
-    add("--intervals", type=int, nargs="+", default=defaults.intervals, help="every n-th step is full")
+    add(
+        "--intervals", type=int, nargs="+", default=defaults.intervals, help="every n-th step is full (default 2 3 4 5)"
+    )
     add(
         "--keep",
         type=int,
         nargs="+",
         default=defaults.keep,
-        help="units kept on cached steps: both ends, or HEAD TAIL",
+        help="units that cached steps run: at both ends, or HEAD TAIL (default 1)",
     )
-    add("--predictor", nargs="+", default=defaults.predictors, help=f"some of {', '.join(PREDICTORS)}")
+    add("--predictor", nargs="+", default=defaults.predictors, help=f"some of {', '.join(PREDICTORS)} (default all)")
     add(
         "--seeds",
         type=int,
@@ -139,7 +137,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs="+",
         default=(1, 1),
-        help="units kept on cached steps: both ends, or HEAD TAIL",
+        help="units that cached steps run: at both ends, or HEAD TAIL (default 1)",
     )
     add("--config", nargs="+", default=(), metavar="KEY=VALUE", help="settings that differ from the config")
     parser.set_defaults(run=_inspect)
@@ -153,9 +151,7 @@ def _inspect(args: argparse.Namespace) -> None:
 
 def _both_ends(keep: Sequence[int]) -> tuple[int, int]:
     if len(keep) not in (1, 2):
-        raise ValueError(
-            f"--keep: expected one or two numbers, got {len(keep)}; such as --keep 1 or --keep 1 2"
-        )
+        raise ValueError(f"--keep: expected one or two numbers, got {len(keep)}; such as --keep 1 or --keep 1 2")
     return keep[0], keep[-1]
 
 

@@ -23,7 +23,7 @@ def reference() -> Reference:
     )
 
 
-def build() -> DiTTransformer2DModel:
+def build() -> nn.Module:
     """Width 88 for 2M parameters: the timestep and class embedder of every block takes a quarter of them."""
     model = DiTTransformer2DModel(
         num_attention_heads=4,

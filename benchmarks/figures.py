@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from skipcache.benchmarks.measure import Measured
 from skipcache.benchmarks.results import Row
 from skipcache.benchmarks.table import fidelity
 
-GAIN = 5  # the errors are drawn this much stronger than they are
+GAIN = 10  # the errors are drawn this much stronger than they are
 # Okabe-Ito colours and distinct markers: told apart by the colour-blind and in grey.
 STYLES = {
     "forecast": ("#0072B2", "o", "skipcache, Forecast(1)"),
@@ -52,8 +53,9 @@ def _worth_showing(rows: Sequence[Row]) -> list[int]:
 
 
 def _strip(samples: Tensor, count: int = 10) -> Tensor:
-    """The first samples side by side: (N, C, H, W) -> (H, count * W, C), with a gap of one pixel."""
-    padded = torch.nn.functional.pad(samples[:count], (0, 1), value=0.5)
+    """The first samples side by side: (N, C, H, W) -> (H, count * W, C), with a gap of one white pixel."""
+    white = 0.0 if samples.shape[1] == 1 else 1.0  # ink is drawn dark on white
+    padded = torch.nn.functional.pad(samples[:count], (0, 1), value=white)
     return torch.cat(list(padded), dim=2)[:, :, :-1].permute(1, 2, 0)
 
 
@@ -118,4 +120,5 @@ def _name_points(axis: Axes, line: Sequence[Row], colour: str) -> None:
             ha="center",
             color=colour,
             fontsize=9,
+            path_effects=[withStroke(linewidth=3, foreground="white")],
         )

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import skipcache
 from skipcache.benchmarks.example import build, example_inputs
+from skipcache.benchmarks.table import new_table
 
 INTERVALS = (2, 3, 4, 5)
 
@@ -33,7 +34,7 @@ def run_inspect(
 
 
 def _stack_table(model: nn.Module, stack: skipcache.Stack, plan: skipcache.Plan) -> Table:
-    table = Table(title="stack and plan", title_justify="left", title_style="bold", header_style="bold")
+    table = new_table("stack and plan")
     for column in ("part", "units", "blocks", "on a cached step"):
         table.add_column(column)
     parts = (
@@ -45,7 +46,6 @@ def _stack_table(model: nn.Module, stack: skipcache.Stack, plan: skipcache.Plan)
         paths = [path for unit in units for path in stack.units[unit]]
         table.add_row(name, str(len(units)), "\n".join(_ranges(model, paths)), fate)
     table.caption = f"sample: {stack.sample}, timestep: {stack.timestep}, default reuse: {stack.reuse}"
-    table.caption_justify = "left"
     return table
 
 
@@ -90,7 +90,7 @@ def count_costs(model: nn.Module, stack: skipcache.Stack) -> Costs | None:
 
 
 def _ideal_table(plan: skipcache.Plan, costs: Costs | None) -> Table:
-    table = Table(title="ideal speedup", title_justify="left", title_style="bold", header_style="bold")
+    table = new_table("ideal speedup")
     for column in ("interval", "by blocks", "by FLOPs"):
         table.add_column(column, justify="right")
     for interval in INTERVALS:

@@ -45,9 +45,7 @@ class Measured:
 class Bench:
     """Two pipelines with the same weights: one stays plain, the other takes the variants in turn."""
 
-    def __init__(
-        self, plain: ReferencePipeline, other: ReferencePipeline, data: Data, settings: Settings
-    ) -> None:
+    def __init__(self, plain: ReferencePipeline, other: ReferencePipeline, data: Data, settings: Settings) -> None:
         self.plain, self.other, self.data, self.settings = plain, other, data, settings
         self.stack = skipcache.find_stack(plain.transformer)
         self.labels = balanced(settings.batch, data.classes)
@@ -101,9 +99,7 @@ class Bench:
             ideal, held = self.calls(self.settings.steps) / calls, 0
         else:
             report = skipcache.report(self.other)
-            full, cached, blocks = (
-                n // runs for n in (report.full_steps, report.cached_steps, report.blocks_run)
-            )
+            full, cached, blocks = (n // runs for n in (report.full_steps, report.cached_steps, report.blocks_run))
             full_at, ideal, held = tuple(report.full_at), report.ideal_speedup, report.cache_bytes
         return Measured(
             variant, torch.cat(samples), torch.cat(plain), ratios, full, cached, blocks, full_at, ideal, held

@@ -34,9 +34,7 @@ class Fidelity:
 def compare(samples: Tensor, reference: Tensor) -> Fidelity:
     """Both (N, C, H, W) in [0, 1], the range that an image viewer shows."""
     exact = torch.equal(samples, reference)
-    psnr = peak_signal_noise_ratio(
-        samples, reference, data_range=1.0, dim=(1, 2, 3), reduction="none"
-    )  # (N,)
+    psnr = peak_signal_noise_ratio(samples, reference, data_range=1.0, dim=(1, 2, 3), reduction="none")  # (N,)
     error = 0.0 if exact else (psnr.std() / math.sqrt(len(psnr))).item() if len(psnr) > 1 else math.nan
     return Fidelity(math.inf if exact else psnr.mean().item(), error, _ssim(samples, reference), exact)
 

@@ -69,6 +69,4 @@ def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
 
 def _distinct(option: str, values: tuple[Any, ...]) -> None:
     if len(set(values)) < len(values):
-        raise ValueError(
-            f"{option}: expected different values, got {' '.join(map(str, values))}; name each once"
-        )
+        raise ValueError(f"{option}: expected different values, got {' '.join(map(str, values))}; name each once")

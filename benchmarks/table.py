@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from skipcache.benchmarks.results import Row
 
-COLUMNS = ("full", "cached", "blocks", "speedup", "ideal", "of ideal", "PSNR dB", "SSIM", "class", "cache")
+COLUMNS = ("full", "cached", "blocks", "speedup", "ideal", "of ideal", "PSNR dB", "SSIM", "class", "KiB")
+
+
+def new_table(title: str, gap: int = 2) -> Table:
+    """Without lines between columns: a row of the main job has to fit a terminal."""
+    return Table(
+        title=title,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0, 0, gap),
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        caption_justify="left",
+    )
 
 
 def result_tables(rows: Sequence[Row], title: str) -> RenderableType:
@@ -18,7 +32,7 @@ def result_tables(rows: Sequence[Row], title: str) -> RenderableType:
 
 
 def _rows_table(rows: Sequence[Row], title: str) -> Table:
-    table = Table(title=title, title_style="bold", header_style="bold", title_justify="left")
+    table = new_table(title, gap=1)
     table.add_column("", no_wrap=True)
     for column in COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
@@ -26,9 +40,7 @@ def _rows_table(rows: Sequence[Row], title: str) -> Table:
         best = row.psnr is not None and row.psnr == max(r.psnr or 0 for r in rows if r.group == row.group)
         ends = following is None or following.group != row.group
         style = "dim" if row.interval is None and row.group else ""
-        table.add_row(
-            Text(row.label, "bold" if best else ""), *_cells(row, best), end_section=ends, style=style
-        )
+        table.add_row(Text(row.label, "bold" if best else ""), *_cells(row, best), end_section=ends, style=style)
     return table
 
 
@@ -43,7 +55,7 @@ def _cells(row: Row, best: bool) -> list[str | Text]:
         Text(fidelity(row), "bold" if best else ""),
         "-" if row.ssim is None else f"{row.ssim:.4f}",
         f"{row.class_accuracy:.1%}",
-        _size(row.cache_bytes),
+        f"{row.cache_bytes / 1024:.0f}",
     ]
 
 
@@ -55,19 +67,11 @@ def fidelity(row: Row) -> str:
     return f"{row.psnr:.1f} ± {row.psnr_error:.1f}"
 
 
-def _size(count: int) -> str:
-    if count == 0:
-        return "0"
-    return f"{count / 1024:.0f} KiB" if count < 2**20 else f"{count / 2**20:.1f} MiB"
-
-
 def _full_table(rows: Sequence[Row]) -> Table:
     """Where a schedule's full steps lie moves results by several dB: they belong to the result."""
-    table = Table(
-        title="steps that ran in full", title_justify="left", title_style="bold", header_style="bold"
-    )
+    table = new_table("steps that ran all blocks")
     table.add_column("interval", justify="right")
-    table.add_column("steps that ran all blocks")
+    table.add_column("full steps")
     for row in rows:
         first = next(r for r in rows if r.interval == row.interval)
         if row.interval is not None and row.interval > 1 and row is first:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from skipcache.benchmarks import classifier
@@ -64,7 +64,7 @@ def _train_with_progress(task: Task, checkpoint: Path, seed: int, console: Conso
         return train(task, checkpoint, seed=seed, on_step=_smoothed(progress, bar))
 
 
-def _smoothed(progress: Progress, bar: int) -> Callable[[int, float], None]:
+def _smoothed(progress: Progress, bar: TaskID) -> Callable[[int, float], None]:
     """Shows a running mean: the loss of one batch says little."""
     mean = float("nan")
 

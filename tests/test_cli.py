@@ -35,9 +35,7 @@ def test_bench_writes_results(out):
     hold = rows["interval 3, Hold"]
     assert (hold["full_steps"], hold["cached_steps"], hold["blocks"]) == (3, 4, 3 * 12 + 4 * 2)
     assert hold["full_at"] == [0, 3, 6] and len(hold["ratios"]) == 2
-    assert (
-        hold["psnr"] > 0 and hold["cache_bytes"] == 6 * 16 * 88 * 4
-    )  # one hidden state: (batch, tokens, width)
+    assert hold["psnr"] > 0 and hold["cache_bytes"] == 6 * 16 * 88 * 4  # one hidden state: (batch, tokens, width)
     assert rows["interval 3, Forecast(1)"]["cache_bytes"] <= 2 * hold["cache_bytes"]
     assert results["settings"]["seeds"] == [0, 1] and "torch" in results["versions"]
     assert results["images"] == 6

@@ -42,9 +42,7 @@ def test_the_rival_gets_at_least_the_block_evaluations(interval, steps):
 
 
 def test_every_interval_has_its_rival():
-    labels = [
-        v.label for v in variants(Settings(intervals=(3, 1), predictors=("hold", "forecast")), depth=12)
-    ]
+    labels = [v.label for v in variants(Settings(intervals=(3, 1), predictors=("hold", "forecast")), depth=12)]
     assert labels == ["interval 1", "interval 3, Hold", "interval 3, Forecast(1)", "plain, 23 steps"]
 
 

@@ -35,11 +35,7 @@ def outer_lists(module: nn.Module) -> Iterator[nn.ModuleList]:
 
 
 def test_every_public_class_has_an_entry_or_a_reason():
-    public = {
-        name
-        for name, cls in vars(transformers).items()
-        if inspect.isclass(cls) and issubclass(cls, nn.Module)
-    }
+    public = {name for name, cls in vars(transformers).items() if inspect.isclass(cls) and issubclass(cls, nn.Module)}
     covered = {entry.cls.__name__ for entry in ZOO.values()}
     assert covered.isdisjoint(LEFT_OUT)
     assert covered | LEFT_OUT.keys() >= public
