@@ -19,7 +19,7 @@ def reference() -> Reference:
         build=build,
         data=data,
         judge=load_judge,
-        recipe=Recipe(steps=6000, batch=64, lr=1e-3, warmup=300),
+        recipe=Recipe(steps=4000, batch=64, lr=1e-3, warmup=300),
     )
 
 

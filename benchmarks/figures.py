@@ -8,12 +8,10 @@ from pathlib import Path
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from skipcache.benchmarks.measure import Measured
 from skipcache.benchmarks.results import Row
-from skipcache.benchmarks.table import fidelity
 
 GAIN = 10  # the errors are drawn this much stronger than they are
 # Okabe-Ito colours and distinct markers: told apart by the colour-blind and in grey.
@@ -26,22 +24,18 @@ STYLES = {
 
 
 def draw_samples(path: Path, measured: Sequence[Measured], rows: Sequence[Row]) -> None:
-    """One row of samples per method, all of one seed; beside it, the difference from the uncached row."""
+    """One row of samples per method, all of the same seeds; beside it, the difference from the uncached row."""
     picked = _worth_showing(rows)
     reference = _strip(measured[0].plain)
     figure = Figure(figsize=(13, 0.62 * (len(picked) + 1) + 0.55), dpi=160, layout="constrained")
     axes = figure.subplots(len(picked) + 1, 2, squeeze=False)
-    axes[0, 0].set_title("samples, same seed", fontsize=11)
+    axes[0, 0].set_title("samples of the same seeds", fontsize=11)
     axes[0, 1].set_title(f"difference from the first row, x {GAIN}", fontsize=11)
     _show(axes[0], reference, reference, "uncached")
     for pair, index in zip(axes[1:], picked):
         row = rows[index]
-        _show(
-            pair,
-            _strip(measured[index].samples),
-            reference,
-            f"{row.label}\n{row.speedup:.2f}x, {_decibels(row)}",
-        )
+        _show(pair, _strip(measured[index].samples), reference, _caption(row))
+        pair[1].set_visible(row.psnr is not None)
     figure.savefig(path)
 
 
@@ -49,7 +43,7 @@ def _worth_showing(rows: Sequence[Row]) -> list[int]:
     """Two intervals are enough to see: the one nearest 3, and the largest."""
     intervals = sorted({row.group for row in rows if row.group > 1})
     shown = {min(intervals, key=lambda n: abs(n - 3)), intervals[-1]} if intervals else set()
-    return [i for i, row in enumerate(rows) if row.group in shown and row.predictor != "delta"]
+    return [i for i, row in enumerate(rows) if row.group in shown]
 
 
 def _strip(samples: Tensor, count: int = 10) -> Tensor:
@@ -69,8 +63,9 @@ def _show(pair: Sequence[Axes], strip: Tensor, reference: Tensor, label: str) ->
     pair[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9.5)
 
 
-def _decibels(row: Row) -> str:
-    return f"{row.psnr:.1f} dB" if row.psnr is not None else fidelity(row)
+def _caption(row: Row) -> str:
+    """A plain rival of a stochastic sampler has drawn other noise: no distance to the uncached samples."""
+    return f"{row.label}\n{row.speedup:.2f}x" + (f", {row.psnr:.1f} dB" if row.psnr is not None else "")
 
 
 def draw_fidelity(path: Path, rows: Sequence[Row], title: str) -> None:
@@ -78,47 +73,33 @@ def draw_fidelity(path: Path, rows: Sequence[Row], title: str) -> None:
     figure = Figure(figsize=(7.6, 4.8), dpi=160, layout="constrained")
     axis = figure.subplots()
     for predictor, (colour, marker, label) in STYLES.items():
-        line = sorted(
-            (r for r in rows if r.predictor == predictor and r.psnr is not None and r.group > 1),
-            key=lambda r: r.speedup,
-        )
-        if line:
-            axis.errorbar(
-                [r.speedup for r in line],
-                [r.psnr or 0.0 for r in line],
-                yerr=[r.psnr_error or 0.0 for r in line],
-                color=colour,
-                marker=marker,
-                markersize=6,
-                capsize=3,
-                linestyle="--" if predictor is None else "-",
-                label=label,
-            )
-            _name_points(axis, line, colour)
+        points = [r for r in rows if r.predictor == predictor and r.psnr is not None and r.group > 1]
+        if points:
+            _draw_line(axis, sorted(points, key=lambda r: r.speedup), colour, marker, label)
     axis.set_xlabel("measured speedup over the plain model (median of paired runs)")
     axis.set_ylabel("PSNR against the uncached samples, dB")
     axis.set_title(title, fontsize=9.5)
     axis.grid(alpha=0.3)
     axis.margins(0.08)
     if axis.has_data():
-        axis.legend(frameon=False)
+        axis.legend(frameon=False, markerscale=0.6, title="number: interval, or sampler steps", alignment="left")
     figure.savefig(path)
 
 
-def _name_points(axis: Axes, line: Sequence[Row], colour: str) -> None:
-    """Intervals above the best predictor's points, steps below the plain model's: elsewhere they collide."""
-    predictor = line[0].predictor
-    if predictor in ("hold", "delta"):
-        return
-    for row in line:
-        text, offset = (f"N = {row.interval}", 9) if predictor else (f"{row.steps} steps", -15)
-        axis.annotate(
-            text,
-            (row.speedup, row.psnr or 0.0),
-            (0, offset),
-            textcoords="offset points",
-            ha="center",
-            color=colour,
-            fontsize=9,
-            path_effects=[withStroke(linewidth=3, foreground="white")],
-        )
+def _draw_line(axis: Axes, points: Sequence[Row], colour: str, marker: str, label: str) -> None:
+    """The number that names a point stands inside its marker: beside it, it would collide with other lines."""
+    axis.errorbar(
+        [r.speedup for r in points],
+        [r.psnr or 0.0 for r in points],
+        yerr=[r.psnr_error or 0.0 for r in points],
+        color=colour,
+        marker=marker,
+        markersize=14,
+        capsize=3,
+        linestyle="-" if points[0].predictor else "--",
+        label=label,
+    )
+    for row in points:
+        text = str(row.interval or row.steps)
+        where = (row.speedup, row.psnr or 0.0)
+        axis.annotate(text, where, ha="center", va="center", color="white", fontsize=8, weight="bold", zorder=5)

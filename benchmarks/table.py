@@ -28,7 +28,8 @@ def new_table(title: str, gap: int = 2) -> Table:
 
 
 def result_tables(rows: Sequence[Row], title: str) -> RenderableType:
-    return Group(_rows_table(rows, title), _full_table(rows))
+    cached = any(row.cached_steps for row in rows)
+    return Group(_rows_table(rows, title), *([_full_table(rows)] if cached else []))
 
 
 def _rows_table(rows: Sequence[Row], title: str) -> Table:
@@ -52,14 +53,14 @@ def _cells(row: Row, best: bool) -> list[str | Text]:
         f"{row.speedup:.2f}x",
         f"{row.ideal:.2f}x",
         f"{row.of_ideal:.2f}",
-        Text(fidelity(row), "bold" if best else ""),
+        Text(_fidelity(row), "bold" if best else ""),
         "-" if row.ssim is None else f"{row.ssim:.4f}",
         f"{row.class_accuracy:.1%}",
         f"{row.cache_bytes / 1024:.0f}",
     ]
 
 
-def fidelity(row: Row) -> str:
+def _fidelity(row: Row) -> str:
     if row.exact:
         return "exact"
     if row.psnr is None or row.psnr_error is None:

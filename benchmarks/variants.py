@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,17 +45,21 @@ def make_predictor(name: str) -> Any:
     return {"hold": skipcache.Hold, "delta": skipcache.Delta, "forecast": skipcache.Forecast}[name]()
 
 
-def variants(settings: Settings, depth: int) -> list[Variant]:
-    """interval 1 (the price of being attached), then each interval's predictors and its plain rival."""
+def variants(settings: Settings, depth: int, calls: Callable[[int], int]) -> list[Variant]:
+    """interval 1 (the price of being attached), then each interval's predictors and its plain rival.
+
+    `calls(steps)` is how often a run of so many sampler steps calls the denoiser.
+    """
     rows = [Variant(settings.steps, interval=1)]
     for interval in sorted(set(settings.intervals) - {1}):
         rows += [Variant(settings.steps, interval, predictor) for predictor in settings.predictors]
-        rows.append(Variant(rival_steps(settings, interval, depth), matched=interval))
+        rows.append(Variant(rival_steps(settings, interval, depth, calls), matched=interval))
     return rows
 
 
-def rival_steps(settings: Settings, interval: int, depth: int) -> int:
-    """Sampler steps of the plain model at this interval's block evaluations, rounded up in its favour."""
-    full = math.ceil(settings.steps / interval)
-    blocks = full * depth + (settings.steps - full) * sum(settings.keep)
-    return max(1, math.ceil(blocks / depth))
+def rival_steps(settings: Settings, interval: int, depth: int, calls: Callable[[int], int]) -> int:
+    """Sampler steps that give the plain model this interval's block evaluations, or a few more."""
+    total = calls(settings.steps)
+    full = math.ceil(total / interval)
+    evaluations = full * depth + (total - full) * sum(settings.keep)
+    return next(steps for steps in range(1, total + 1) if calls(steps) * depth >= evaluations)

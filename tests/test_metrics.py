@@ -35,14 +35,28 @@ def test_ssim_falls_with_structure_not_with_a_small_shift():
     assert compare(samples + 0.02, samples).ssim > 0.98 > 0.5 > compare(samples.flip(-1), samples).ssim
 
 
+def once(steps: int) -> int:
+    return steps
+
+
+def heun(steps: int) -> int:
+    return 2 * steps - 1
+
+
 @pytest.mark.parametrize(("interval", "steps"), [(2, 30), (3, 23), (4, 20), (5, 17)])
 def test_the_rival_gets_at_least_the_block_evaluations(interval, steps):
     """Interval 3: 17 full steps of 12 blocks, 33 of 2: 270 blocks, which is 22.5 plain steps."""
-    assert rival_steps(Settings(), interval, depth=12) == steps
+    assert rival_steps(Settings(), interval, 12, once) == steps
+
+
+def test_the_rival_of_a_second_order_sampler():
+    """99 calls, 33 of them full: 528 blocks are 44 calls, and 23 Heun steps make 45."""
+    assert rival_steps(Settings(), 3, 12, heun) == 23
 
 
 def test_every_interval_has_its_rival():
-    labels = [v.label for v in variants(Settings(intervals=(3, 1), predictors=("hold", "forecast")), depth=12)]
+    settings = Settings(intervals=(3, 1), predictors=("hold", "forecast"))
+    labels = [variant.label for variant in variants(settings, 12, once)]
     assert labels == ["interval 1", "interval 3, Hold", "interval 3, Forecast(1)", "plain, 23 steps"]
 
 
