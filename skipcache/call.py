@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ from torch.utils import _pytree as pytree
 class Call:
     """One call, its arguments by name.
 
-    `conditioning` are the leaves of all other arguments than sample and timestep. `structure` tells shapes, dtypes,
-    devices and nesting of all arguments, not their values; `key` tells the values of plain Python leaves as well.
+    `sample` is the first of a list of samples (Z-Image); `sample_structure` tells of all. `conditioning` are the leaves
+    of all other arguments than sample and timestep. `structure` tells shapes, dtypes, devices and nesting of all
+    arguments, not their values; `key` tells the values of plain Python leaves as well.
     """
 
     args: tuple[Any, ...]
@@ -27,11 +28,8 @@ class Call:
     structure: Hashable
     key: Hashable
     context: str | None = None
-    batch: int = field(default=0)
-
-    @property
-    def sample_structure(self) -> Hashable:
-        return outline(self.sample)
+    sample_structure: Hashable = None
+    batch: int = 0
 
 
 def read_call(
@@ -46,17 +44,20 @@ def read_call(
     given = dict(zip(names, args))
     given.update(kwargs)
     x, t = given.pop(sample, None), given.pop(timestep, None)
-    if not isinstance(x, Tensor) or x.ndim == 0 or not isinstance(t, (Tensor, int, float)):
+    samples = [x] if isinstance(x, Tensor) else list(x) if isinstance(x, (list, tuple)) else []
+    if not (samples and all(isinstance(s, Tensor) and s.ndim for s in samples) and isinstance(t, (Tensor, int, float))):
         return None
+    outlines = tuple(map(outline, samples))
     leaves, shape, values = [], [], []
     for name in sorted(given):
         parts, spec = _flat(given[name])
         leaves += parts
         shape.append((name, spec, tuple(outline(leaf) for leaf in parts)))
         values += [leaf for leaf in parts if not isinstance(leaf, Tensor)]
-    structure = (outline(x), outline(t), tuple(shape))
-    key = (structure, tuple(v if _plain(v) else id(v) for v in values), _ambient(x.device.type))
-    return Call(args, kwargs, x, t, tuple(leaves), structure, key, context, x.shape[0])
+    structure = (outlines, outline(t), tuple(shape))
+    key = (structure, tuple(v if _plain(v) else id(v) for v in values), _ambient(samples[0].device.type))
+    batch = len(x) if isinstance(x, (list, tuple)) else x.shape[0]
+    return Call(args, kwargs, samples[0], t, tuple(leaves), structure, key, context, outlines, batch)
 
 
 def _flat(value: Any) -> tuple[list[Any], Hashable]:

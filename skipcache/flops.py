@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,11 +41,11 @@ def blank_call(call: Call) -> Call:
 def count_flops(forward: Callable[..., Any], engine: Any, blank: Call) -> tuple[int, int]:
     """FLOPs of the full and of the cached call outlined by `blank`, equal where it cannot be cached.
 
-    Attention is counted under the MATH backend: the counter misses fused attention on CPU.
+    Attention is counted under the MATH backend and without nn.MultiheadAttention's fast path: the counter misses both.
     """
     args, kwargs, sample = pytree.tree_map_only(Blank, Blank.zeros, (blank.args, blank.kwargs, blank.sample))
     call = replace(blank, args=args, kwargs=kwargs, sample=sample)
-    with torch.no_grad(), quietly(sample.device), sdpa_kernel(SDPBackend.MATH):
+    with torch.no_grad(), quietly(sample.device), _countable():
         with FlopCounterMode(display=False) as full:
             features = engine.full(forward, call)[1] if engine.knows(call) else forward(*args, **kwargs) and None
         if features is None:
@@ -52,3 +53,14 @@ def count_flops(forward: Callable[..., Any], engine: Any, blank: Call) -> tuple[
         with FlopCounterMode(display=False) as cached:
             engine.cached(forward, call, Prediction(Hold(), [features[1]], (), residual=False))
     return full.get_total_flops(), cached.get_total_flops()
+
+
+@contextmanager
+def _countable() -> Iterator[None]:
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)

@@ -30,7 +30,7 @@ Features = tuple[Streams | None, Streams]
 
 @dataclass(frozen=True)
 class Outlet:
-    """How a class of blocks hands out its streams: nesting, what each looks like, and the argument it came in by."""
+    """How a block hands out its streams: nesting, what each looks like, and the argument it came in by."""
 
     shape: Any
     outlines: tuple[Any, ...]
@@ -59,7 +59,7 @@ class Wiring:
     first: int = -1
     last: int = -1
     shape: Any = None
-    outlets: Mapping[type, Outlet] = field(default_factory=dict)
+    outlets: Mapping[int, Outlet] = field(default_factory=dict)
     copies: bool = False
     refusal: str | None = None
 
@@ -182,9 +182,10 @@ class HookEngine:
 
     def entering(self, index: int, wiring: Wiring, arguments: Mapping[Hashable, Any], batch: int) -> Streams | None:
         """What enters the block at `index`, in the order in which it hands its streams out; None where one doesn't."""
-        inlets = wiring.outlets[type(self.blocks[index].module)].inlets
+        inlets = wiring.outlets[index].inlets
         streams = tuple(x for x in map(arguments.get, inlets) if x is not None)
-        return self.keep(index, streams, batch, wiring.copies) if len(streams) == len(inlets) else None
+        sure = self.stack.enters_canonical and len(streams) == len(inlets)
+        return self.keep(index, streams, batch, wiring.copies) if sure else None
 
     def _remember(self, call: Call, wiring: Wiring) -> None:
         self._wirings[call.key] = wiring
@@ -221,7 +222,8 @@ class FirstRun:
         self.D: Streams = ()
         self._called: list[int] = []
         self._shape: Any = None
-        self._outlets: dict[type, Outlet] = {}
+        self._outlets: dict[int, Outlet] = {}
+        self._inlets: dict[type, tuple[Hashable, ...]] = {}
         self._handed: tuple[type, Streams] = (type(None), ())
         self._entry: dict[Hashable, Any] = {}
         self._versions: dict[str, list[tuple[Tensor, int]]] = {}
@@ -236,7 +238,7 @@ class FirstRun:
         self._called.append(index)
         output = block.plain(*args, **kwargs)
         streams, shape = take_apart(output)
-        self._outlets.setdefault(kind, Outlet(shape, tuple(map(outline, streams)), _alike(streams, arguments)))
+        self._outlets[index] = Outlet(shape, tuple(map(outline, streams)), _alike(streams, arguments))
         self._handed = (kind, streams)
         if index < deep.start:
             self._watch("H", streams)
@@ -251,7 +253,15 @@ class FirstRun:
         before, streams = self._handed
         inlets = tuple(next((key for key, x in arguments.items() if x is stream), None) for stream in streams)
         if before is kind and streams and None not in inlets:
-            self._outlets[kind] = replace(self._outlets[kind], inlets=inlets)
+            self._inlets[kind] = inlets
+
+    def _wired(self) -> dict[int, Outlet]:
+        """The outlets, with inlets that were seen on any block of the class in the place of those that were guessed."""
+        wired = {}
+        for index, outlet in self._outlets.items():
+            seen = self._inlets.get(type(self.engine.blocks[index].module), ())
+            wired[index] = replace(outlet, inlets=seen) if len(seen) == len(outlet.outlines) else outlet
+        return wired
 
     def _watch(self, what: str, streams: Streams) -> None:
         self._versions[what] = [(x, version(x)) for x in streams]
@@ -269,7 +279,7 @@ class FirstRun:
                 refusal=f"{self.engine.stack.blocks[deep[-1]]} returns neither a tensor nor a tuple of tensors"
             )
         copies = any(version(x) != seen for watched in self._versions.values() for x, seen in watched)
-        wiring = Wiring(max(head, default=-1), deep[0], deep[-1], self._shape, self._outlets, copies)
+        wiring = Wiring(max(head, default=-1), deep[0], deep[-1], self._shape, self._wired(), copies)
         if not self.engine.deep.start:
             self.H = self.engine.entering(deep[0], wiring, self._entry, self.batch)
         return wiring
@@ -293,7 +303,7 @@ class CachedRun:
         if index == wiring.first and not self.engine.deep.start:
             self.H = self.engine.entering(index, wiring, arguments, self.batch)
         if index != wiring.last:
-            return wiring.outlets[type(block.module)].hand_through(arguments)
+            return wiring.outlets[index].hand_through(arguments)
         D_hat = [stack.raw(stack.blocks[index], d, self.batch) for d in self.prediction(self.H)]
         return rebuild(wiring.shape, [d.clone() for d in D_hat] if wiring.copies else D_hat)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections import Counter
 from collections.abc import Hashable
@@ -34,6 +35,11 @@ class Report:
     engine: str
     full_at: tuple[int, ...] = ()
     reasons: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        console = Console(file=io.StringIO(), width=100)
+        console.print(self)
+        return console.file.getvalue().rstrip()  # type: ignore[attr-defined]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table = Table(title="skipcache", title_justify="left", show_header=False)

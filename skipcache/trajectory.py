@@ -36,6 +36,7 @@ class Trajectory:
     def __init__(self, policy: Policy, predictor: Predictor, ignored: tuple[Tensor, ...] = ()) -> None:
         self.policy, self.predictor = policy, predictor
         self.clock = Clock(ignored)
+        self._rises = False
         self.drop()
 
     def drop(self) -> None:
@@ -122,9 +123,12 @@ class Trajectory:
 
     def _open_step(self, moment: Moment, advance: int) -> None:
         last = self._moment
-        repeated = last is not None and moment.run is None and last.timesteps == moment.timesteps
+        forced = last is not None and moment.run is None and last.timesteps == moment.timesteps
         if last is not None and moment.position is None and not (moment.is_dark or self._direction):
             self._direction = direction(last.timesteps, moment.timesteps)
+            # The first rise may be a falling run that follows a lone call; the second time it is known for what it is.
+            forced = forced or (self._direction > 0 and not self._rises)
+            self._rises = self._direction > 0
         self._last_index, self._index = self._index, self._index + (advance if last is not None else 1)
         self._moment = moment
         self.lanes.forget_before(self._last_full)
@@ -134,6 +138,6 @@ class Trajectory:
             before=(lambda: last.timesteps) if last is not None else None,
             direction=lambda: moment.run.direction if moment.run is not None else self._direction,
         )
-        self._full = last is None or repeated or self.policy.full(step)
+        self._full = last is None or forced or self.policy.full(step)
         if self._full:
             self._last_full = self._index

@@ -75,3 +75,29 @@ def test_output_depends_on_every_block(name):
                 assert distance(here, outputs(model, inputs)) > 1e-6
             for p, old in zip(block.parameters(), before):
                 p.copy_(old)
+
+
+@every_entry
+def test_units_run_once_each_and_in_order(name):
+    entry = ZOO[name]
+    model = entry.build()
+    expected = [path for unit in entry.units(model) for path in unit]
+    run = []
+    for path in expected:
+        model.get_submodule(path).register_forward_pre_hook(lambda *_, path=path: run.append(path))
+    outputs(model, entry.inputs())
+    assert run == expected
+
+
+@every_entry
+def test_trajectory_keeps_the_conditioning(name):
+    entry = ZOO[name]
+    model = entry.build()
+    first, second = entry.trajectory(0.9, 0.6)
+    assert first.keys() == second.keys()
+    assert distance(outputs(model, first), outputs(model, second)) > 1e-2
+    conditioning = first.keys() - {entry.sample, entry.timestep}
+    kept = [key for key in conditioning if first[key] is second[key]]
+    assert len(kept) >= len(conditioning) - 1  # some have a second time: the one to go to, that of the sound
+    for key in (entry.sample, entry.timestep):
+        assert not all(torch.equal(x, y) for x, y in zip(tree_leaves(first[key]), tree_leaves(second[key])))

@@ -1,0 +1,88 @@
+"""The house holds: the import directions, no state at module level, one top-level package."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# What each module of skipcache may import from skipcache; kept in docs/architecture.md as well.
+MAY_IMPORT = {
+    "_version": set(),
+    "plan": set(),
+    "policy": set(),
+    "call": set(),
+    "predictor": set(),
+    "override": set(),
+    "report": set(),
+    "verify": set(),
+    "stack": set(),
+    "target": {"stack"},
+    "clock": {"call"},
+    "lanes": {"call", "predictor"},
+    "trajectory": {"call", "clock", "lanes", "policy", "predictor"},
+    "hooks": {"call", "override", "plan", "predictor", "stack", "verify"},
+    "flops": {"call", "predictor", "verify"},
+    "forward": {
+        "call", "flops", "hooks", "override", "plan", "policy", "predictor", "report", "stack", "trajectory"
+    },
+    "api": {"forward", "override", "plan", "policy", "predictor", "report", "stack", "target"},
+    "__init__": {"_version", "api", "plan", "policy", "predictor", "report", "stack"},
+}  # fmt: skip
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "skipcache").glob("*.py")), ids=lambda p: p.stem)
+def test_import_directions(path):
+    ours = {name.split(".")[1] for name in imports(path) if name.startswith("skipcache.")}
+    assert ours <= MAY_IMPORT[path.stem], f"{path.stem} imports {ours - MAY_IMPORT[path.stem]}"
+
+
+def test_plan_and_policy_know_no_torch():
+    for name in ("plan", "policy", "api"):
+        assert not any(module.startswith("torch") for module in imports(ROOT / "skipcache" / f"{name}.py")), name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "adapters").glob("[!_]*.py")), ids=lambda p: p.stem)
+def test_adapters_import_the_stack_alone(path):
+    ours = {name for name in imports(path) if name.startswith("skipcache")}
+    assert ours == {"skipcache.stack"}
+    assert not any(name.split(".")[0] in ("diffusers", "transformers") for name in imports(path))
+
+
+def test_benchmarks_use_the_public_api():
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        ours = {name for name in imports(path) if name.startswith("skipcache")}
+        private = {name for name in ours if name != "skipcache" and not name.startswith("skipcache.benchmarks")}
+        assert not private, f"{path.name} imports {private}"
+
+
+def test_importing_skipcache_loads_no_extra_and_has_no_side_effect():
+    code = (
+        "import sys, warnings, torch; before = set(sys.modules); import skipcache;"
+        "new = {m.split('.')[0] for m in set(sys.modules) - before};"
+        "bad = new & {'diffusers', 'transformers', 'matplotlib', 'safetensors', 'sklearn', 'torchmetrics'};"
+        "assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_no_state_at_module_level():
+    for path in (ROOT / "skipcache").glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Assign):
+                names = [t.id for t in node.targets if isinstance(t, ast.Name)]
+                assert all(
+                    n.isupper() or n in ("T", "Keep", "Streams", "Features", "__all__", "__version__") for n in names
+                ), (path, names)
+            assert not isinstance(node, ast.Global)
