@@ -30,15 +30,17 @@ from skipcache.benchmarks.settings import STOCHASTIC, Settings
 from skipcache.benchmarks.table import result_tables
 from skipcache.benchmarks.variants import Variant, variants
 
+TABLE_WIDTH = 110
+
 
 def run_bench(settings: Settings, console: Console) -> None:
     start = time.perf_counter()
-    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     reference = find_reference(settings.model)
     bench = make_bench(settings, reference)
+    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    settings.out.mkdir(parents=True, exist_ok=True)
     measured = _measure_all(bench, variants(settings, len(bench.stack.units), bench.calls), console)
     rows = _rows(bench, measured, reference.judge())
-    settings.out.mkdir(parents=True, exist_ok=True)
     draw_samples(settings.out / "samples.png", measured, rows[1:])
     draw_fidelity(settings.out / "fidelity.png", rows[1:], _title(settings))
     facts = {
@@ -48,7 +50,7 @@ def run_bench(settings: Settings, console: Console) -> None:
         "seconds": time.perf_counter() - start,
     }
     write_results(settings.out / "results.json", settings, rows, **facts)
-    console.print(result_tables(rows, _title(settings)))
+    _wide(console).print(result_tables(rows, _title(settings)))
     _print_summary(console, settings, rows, **facts)
 
 
@@ -102,6 +104,12 @@ def _rows(bench: Bench, measured: list[Measured], judge: nn.Module) -> list[Row]
     labels = bench.labels.repeat(len(settings.seeds))
     plain = plain_row(measured[0], judge, labels, bench.calls(settings.steps), len(bench.stack.blocks))
     return [plain, *(make_row(m, judge, labels, settings) for m in measured)]
+
+
+def _wide(console: Console) -> Console:
+    """A narrow terminal may break the table's rows, but rich would cut figures off them."""
+    width = max(console.width, TABLE_WIDTH)
+    return Console(width=width, file=console.file, force_terminal=console.is_terminal)
 
 
 def _title(settings: Settings) -> str:

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.name is None or error.name.split(".")[0] not in EXTRAS:
             raise
         return _fail(f"{args.command} needs {error.name}; pip install 'skipcache[bench]'")
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         if args.traceback:
             raise
         return _fail(str(error))
@@ -44,7 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
     commands = parser.add_subparsers(dest="command", required=True, metavar="bench | train | inspect")
     _add_bench(commands.add_parser("bench", help="measure speed and fidelity on a trained reference denoiser"))
-    _add_train(commands.add_parser("train", help="train a reference model from scratch"))
+    _add_train(commands.add_parser("train", help="train a reference model from scratch; resumable"))
     _add_inspect(commands.add_parser("inspect", help="show the stack, the plan and the ideal speedup of a model"))
     return parser
 
@@ -66,7 +66,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs="+",
         default=defaults.keep,
-        help="units that cached steps run: at both ends, or HEAD TAIL (default 1)",
+        help="units run on cached steps: at both ends, or HEAD TAIL (default 1)",
     )
     add("--predictor", nargs="+", default=defaults.predictors, help=f"some of {', '.join(PREDICTORS)} (default all)")
     add(
@@ -137,7 +137,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs="+",
         default=(1, 1),
-        help="units that cached steps run: at both ends, or HEAD TAIL (default 1)",
+        help="units run on cached steps: at both ends, or HEAD TAIL (default 1)",
     )
     add("--config", nargs="+", default=(), metavar="KEY=VALUE", help="settings that differ from the config")
     parser.set_defaults(run=_inspect)
