@@ -1,0 +1,134 @@
+"""`skipcache bench`: the main job, from a reference denoiser to a table, a JSON file and two pictures."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import nn
+
+import skipcache
+from skipcache.benchmarks.figures import draw_fidelity, draw_samples
+from skipcache.benchmarks.measure import Bench, Measured
+from skipcache.benchmarks.references import Reference, find_reference
+from skipcache.benchmarks.results import Row, make_row, plain_row, write_results
+from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler
+from skipcache.benchmarks.settings import STOCHASTIC, Settings
+from skipcache.benchmarks.table import result_tables
+from skipcache.benchmarks.variants import Variant, variants
+
+TABLE_WIDTH = 110
+
+
+def run_bench(settings: Settings, console: Console) -> None:
+    start = time.perf_counter()
+    reference = find_reference(settings.model)
+    bench = make_bench(settings, reference)
+    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    measured = _measure_all(bench, variants(settings, len(bench.stack.units), bench.calls), console)
+    rows = _rows(bench, measured, reference.judge())
+    draw_samples(settings.out / "samples.png", measured, rows[1:])
+    draw_fidelity(settings.out / "fidelity.png", rows[1:], _title(settings))
+    facts = {
+        "images": len(measured[0].samples),
+        "parameters": sum(p.numel() for p in bench.plain.transformer.parameters()),
+        "plain_seconds_per_run": statistics.median(bench.plain_times),
+        "seconds": time.perf_counter() - start,
+    }
+    write_results(settings.out / "results.json", settings, rows, **facts)
+    _wide(console).print(result_tables(rows, _title(settings)))
+    _print_summary(console, settings, rows, **facts)
+
+
+def make_bench(settings: Settings, reference: Reference) -> Bench:
+    """Both pipelines, with settings that the library refuses found before minutes are spent."""
+    device = _device(settings.device)
+    dtype = getattr(torch, settings.dtype)
+    plain, other = (_pipeline(reference, settings, device, dtype) for _ in range(2))
+    with skipcache.accelerated(other, max(settings.intervals), keep=settings.keep):
+        pass
+    return Bench(plain, other, reference.data(), settings)
+
+
+def _pipeline(reference: Reference, settings: Settings, device: torch.device, dtype: torch.dtype) -> ReferencePipeline:
+    # Past diffusers' own `to`, which warns of modules kept in float32 where there are none.
+    model = nn.Module.to(reference.load(settings.weights), device, dtype)
+    return ReferencePipeline(model, make_scheduler(settings.scheduler))
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device: expected one torch can use, got {name!r}; try cpu. {reason}") from None
+    return device
+
+
+def _measure_all(bench: Bench, rows: list[Variant], console: Console) -> list[Measured]:
+    columns = (
+        TextColumn("{task.description:28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    measured = []
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=len(rows) * len(bench.settings.seeds))
+        for variant in rows:
+            progress.update(task, description=variant.label)
+            measured.append(bench.measure(variant, lambda: progress.advance(task)))
+        progress.update(task, description="pairs of runs")
+    return measured
+
+
+def _rows(bench: Bench, measured: list[Measured], judge: nn.Module) -> list[Row]:
+    """The plain model first, then the variants."""
+    settings = bench.settings
+    labels = bench.labels.repeat(len(settings.seeds))
+    plain = plain_row(measured[0], judge, labels, bench.calls(settings.steps), len(bench.stack.blocks))
+    return [plain, *(make_row(m, judge, labels, settings) for m in measured)]
+
+
+def _wide(console: Console) -> Console:
+    """A narrow terminal may break the table's rows, but rich would cut figures off them."""
+    width = max(console.width, TABLE_WIDTH)
+    return Console(width=width, file=console.file, force_terminal=console.is_terminal)
+
+
+def _title(settings: Settings) -> str:
+    return (
+        f"{settings.model}, {settings.steps} {settings.scheduler.upper()} steps, "
+        f"guidance {settings.guidance:g}, keep {settings.keep[0]} + {settings.keep[1]}, "
+        f"{settings.dtype} on {settings.device}"
+    )
+
+
+def _print_summary(console: Console, settings: Settings, rows: Sequence[Row], **facts: Any) -> None:
+    costs = sorted(1 / ratio - 1 for row in rows if row.interval == 1 for ratio in row.ratios)
+    noise = "" if settings.scheduler not in STOCHASTIC else "; it draws other noise, so its samples differ"
+    console.print(
+        f"{facts['images']} images; speedup is the median of {len(settings.seeds)} pairs of runs "
+        f"({facts['plain_seconds_per_run']:.2f} s for {settings.batch} images uncached).\n"
+        f"interval 1 costs {statistics.median(costs):+.1%} (from {costs[0]:+.1%} to {costs[-1]:+.1%}).\n"
+        "PSNR and SSIM are against the uncached samples. In each group the last row is the plain model\n"
+        f"at the block evaluations of the rows above it{noise}.\n"
+        f"Took {facts['seconds']:.0f} s. Wrote results.json, samples.png and fidelity.png to {settings.out}/",
+        highlight=False,
+    )

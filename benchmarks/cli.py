@@ -1,0 +1,161 @@
+"""The command `skipcache`: bench, train, inspect. Heavy imports wait until a command has been understood."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from skipcache.benchmarks.settings import DTYPES, PREDICTORS, SCHEDULERS, Settings
+
+EXTRAS = ("diffusers", "matplotlib", "safetensors", "sklearn", "torchmetrics")  # modules of skipcache[bench]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 when done; 2 when it cannot be done as asked, with one line that says what to do instead."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    try:
+        args.run(args)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] not in EXTRAS:
+            raise
+        return _fail(f"{args.command} needs {error.name}; pip install 'skipcache[bench]'")
+    except (ValueError, OSError) as error:
+        if args.traceback:
+            raise
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"skipcache: error: {message}", file=sys.stderr)
+    return 2
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="skipcache", description="Skip-Cache for diffusion transformers.")
+    parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="bench | train | inspect")
+    _add_bench(commands.add_parser("bench", help="measure speed and fidelity on a trained reference denoiser"))
+    _add_train(commands.add_parser("train", help="train a reference model from scratch; resumable"))
+    _add_inspect(commands.add_parser("inspect", help="show the stack, the plan and the ideal speedup of a model"))
+    return parser
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    defaults = Settings()
+    add = parser.add_argument
+    add("--model", default=defaults.model, help="reference denoiser (default %(default)s)")
+    add("--weights", type=Path, help="a .safetensors file of `skipcache train` in place of the shipped one")
+    add("--steps", type=int, default=defaults.steps, help="sampler steps (default %(default)s)")
+    add("--scheduler", default=defaults.scheduler, help=f"{', '.join(SCHEDULERS)} (default %(default)s)")
+    add("--guidance", type=float, default=defaults.guidance, help="guidance scale (default %(default)s)")
+    add("--batch", type=int, default=defaults.batch, help="images per run (default %(default)s)")
+    add(
+        "--intervals", type=int, nargs="+", default=defaults.intervals, help="every n-th step is full (default 2 3 4 5)"
+    )
+    add(
+        "--keep",
+        type=int,
+        nargs="+",
+        default=defaults.keep,
+        help="units run on cached steps: at both ends, or HEAD TAIL (default 1)",
+    )
+    add("--predictor", nargs="+", default=defaults.predictors, help=f"some of {', '.join(PREDICTORS)} (default all)")
+    add(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=defaults.seeds,
+        help="one pair of runs for each (default 0 1 2 3 4)",
+    )
+    add("--device", default=defaults.device, help="cpu, cuda, cuda:1, mps (default %(default)s)")
+    add("--dtype", default=defaults.dtype, help=f"{', '.join(DTYPES)} (default %(default)s)")
+    add("--threads", type=int, help="CPU threads (default: all cores)")
+    add("--out", type=Path, default=defaults.out, help="folder for the results (default %(default)s)")
+    parser.set_defaults(run=_bench)
+
+
+def _bench(args: argparse.Namespace) -> None:
+    settings = Settings(
+        model=args.model,
+        weights=args.weights,
+        steps=args.steps,
+        scheduler=args.scheduler,
+        guidance=args.guidance,
+        batch=args.batch,
+        intervals=tuple(args.intervals),
+        predictors=tuple(args.predictor),
+        keep=_both_ends(args.keep),
+        seeds=tuple(args.seeds),
+        device=args.device,
+        dtype=args.dtype,
+        threads=args.threads,
+        out=args.out,
+    )
+    from skipcache.benchmarks.bench import run_bench
+
+    run_bench(settings, _console())
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", help="dit-digits, or digits-classifier, which judges its samples")
+    add("--seed", type=int, default=0, help="of the first weights and of every batch (default %(default)s)")
+    add("--steps", type=int, help="training steps (default: those of the shipped weights)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("train-out"),
+        help="folder for checkpoint and weights (default %(default)s)",
+    )
+    add("--threads", type=int, help="CPU threads (default: all cores)")
+    parser.set_defaults(run=_train)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from skipcache.benchmarks.train import run_training
+
+    run_training(args.model, args.out, _console(), seed=args.seed, steps=args.steps, threads=args.threads)
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "model",
+        help="a model class of diffusers, such as PixArtTransformer2DModel, or a folder with its config.json",
+    )
+    add(
+        "--keep",
+        type=int,
+        nargs="+",
+        default=(1, 1),
+        help="units run on cached steps: at both ends, or HEAD TAIL (default 1)",
+    )
+    add("--config", nargs="+", default=(), metavar="KEY=VALUE", help="settings that differ from the config")
+    parser.set_defaults(run=_inspect)
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from skipcache.benchmarks.inspection import run_inspect
+
+    run_inspect(args.model, _console(), keep=_both_ends(args.keep), overrides=args.config)
+
+
+def _both_ends(keep: Sequence[int]) -> tuple[int, int]:
+    if len(keep) not in (1, 2):
+        raise ValueError(f"--keep: expected one or two numbers, got {len(keep)}; such as --keep 1 or --keep 1 2")
+    return keep[0], keep[-1]
+
+
+def _console() -> Console:
+    """Wide enough for the tables where the output is a file or a log."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)

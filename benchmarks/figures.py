@@ -1,0 +1,105 @@
+"""The two pictures: samples side by side with their errors, and fidelity over speedup."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from skipcache.benchmarks.measure import Measured
+from skipcache.benchmarks.results import Row
+
+GAIN = 10  # the errors are drawn this much stronger than they are
+# Okabe-Ito colours and distinct markers: told apart by the colour-blind and in grey.
+STYLES = {
+    "forecast": ("#0072B2", "o", "skipcache, Forecast(1)"),
+    "hold": ("#D55E00", "s", "skipcache, Hold"),
+    "delta": ("#009E73", "^", "skipcache, Delta"),
+    None: ("#777777", "D", "plain model, fewer steps"),
+}
+
+
+def draw_samples(path: Path, measured: Sequence[Measured], rows: Sequence[Row]) -> None:
+    """One row of samples per method, all of the same seeds; beside it, the difference from the uncached row."""
+    picked = _worth_showing(rows)
+    reference = _strip(measured[0].plain)
+    figure = Figure(figsize=(13, 0.62 * (len(picked) + 1) + 0.55), dpi=160, layout="constrained")
+    axes = figure.subplots(len(picked) + 1, 2, squeeze=False)
+    axes[0, 0].set_title("samples of the same seeds", fontsize=11)
+    axes[0, 1].set_title(f"difference from the first row, x {GAIN}", fontsize=11)
+    _show(axes[0], reference, reference, "uncached")
+    for pair, index in zip(axes[1:], picked):
+        row = rows[index]
+        _show(pair, _strip(measured[index].samples), reference, _caption(row))
+        pair[1].set_visible(row.psnr is not None)
+    figure.savefig(path)
+
+
+def _worth_showing(rows: Sequence[Row]) -> list[int]:
+    """Two intervals are enough to see: the one nearest 3, and the largest."""
+    intervals = sorted({row.group for row in rows if row.group > 1})
+    shown = {min(intervals, key=lambda n: abs(n - 3)), intervals[-1]} if intervals else set()
+    return [i for i, row in enumerate(rows) if row.group in shown]
+
+
+def _strip(samples: Tensor, count: int = 10) -> Tensor:
+    """The first samples side by side: (N, C, H, W) -> (H, count * W, C), with a gap of one white pixel."""
+    white = 0.0 if samples.shape[1] == 1 else 1.0  # ink is drawn dark on white
+    padded = torch.nn.functional.pad(samples[:count], (0, 1), value=white)
+    return torch.cat(list(padded), dim=2)[:, :, :-1].permute(1, 2, 0)
+
+
+def _show(pair: Sequence[Axes], strip: Tensor, reference: Tensor, label: str) -> None:
+    difference = 0.5 + GAIN / 2 * (strip - reference)
+    for axis, image, cmap in ((pair[0], strip, "gray_r"), (pair[1], difference.clamp(0, 1), "RdBu")):
+        axis.imshow(image.numpy(), cmap=cmap, vmin=0, vmax=1, interpolation="nearest")
+        axis.set(xticks=[], yticks=[])
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+    pair[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9.5)
+
+
+def _caption(row: Row) -> str:
+    """A plain rival of a stochastic sampler has drawn other noise: no distance to the uncached samples."""
+    return f"{row.label}\n{row.speedup:.2f}x" + (f", {row.psnr:.1f} dB" if row.psnr is not None else "")
+
+
+def draw_fidelity(path: Path, rows: Sequence[Row], title: str) -> None:
+    """PSNR over measured speedup, one line per predictor and one for the plain model with fewer steps."""
+    figure = Figure(figsize=(7.6, 4.8), dpi=160, layout="constrained")
+    axis = figure.subplots()
+    for predictor, (colour, marker, label) in STYLES.items():
+        points = [r for r in rows if r.predictor == predictor and r.psnr is not None and r.group > 1]
+        if points:
+            _draw_line(axis, sorted(points, key=lambda r: r.speedup), colour, marker, label)
+    axis.set_xlabel("measured speedup over the plain model (median of paired runs)")
+    axis.set_ylabel("PSNR against the uncached samples, dB")
+    axis.set_title(title, fontsize=9.5)
+    axis.grid(alpha=0.3)
+    axis.margins(0.08)
+    if axis.has_data():
+        axis.legend(frameon=False, markerscale=0.6, title="number: interval, or sampler steps", alignment="left")
+    figure.savefig(path)
+
+
+def _draw_line(axis: Axes, points: Sequence[Row], colour: str, marker: str, label: str) -> None:
+    """The number that names a point stands inside its marker: beside it, it would collide with other lines."""
+    axis.errorbar(
+        [r.speedup for r in points],
+        [r.psnr or 0.0 for r in points],
+        yerr=[r.psnr_error or 0.0 for r in points],
+        color=colour,
+        marker=marker,
+        markersize=14,
+        capsize=3,
+        linestyle="-" if points[0].predictor else "--",
+        label=label,
+    )
+    for row in points:
+        text = str(row.interval or row.steps)
+        where = (row.speedup, row.psnr or 0.0)
+        axis.annotate(text, where, ha="center", va="center", color="white", fontsize=8, weight="bold", zorder=5)

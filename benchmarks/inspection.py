@@ -1,0 +1,105 @@
+"""`skipcache inspect`: what is found in a model, before a weight is loaded: stack, plan, ideal speedup."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import skipcache
+from skipcache.benchmarks.example import build, example_inputs
+from skipcache.benchmarks.table import new_table
+
+INTERVALS = (2, 3, 4, 5)
+
+
+def run_inspect(
+    target: str, console: Console, *, keep: tuple[int, int] = (1, 1), overrides: Sequence[str] = ()
+) -> None:
+    example = build(target, overrides)
+    stack = skipcache.find_stack(example.model)
+    plan = skipcache.Plan(len(stack.units), *keep)
+    console.print(f"{type(example.model).__name__}, {example.origin}", highlight=False)
+    console.print(_stack_table(example.model, stack, plan))
+    costs = count_costs(example.model, stack)
+    console.print(_ideal_table(plan, costs))
+    if costs is None:
+        console.print("FLOPs: not counted, since no inputs are known that this class takes", highlight=False)
+
+
+def _stack_table(model: nn.Module, stack: skipcache.Stack, plan: skipcache.Plan) -> Table:
+    table = new_table("stack and plan")
+    for column in ("part", "units", "blocks", "on a cached step"):
+        table.add_column(column)
+    parts = (
+        ("head", plan.head_units, "runs"),
+        ("deep", plan.deep_units, "is predicted"),
+        ("tail", plan.tail_units, "runs"),
+    )
+    for name, units, fate in parts:
+        paths = [path for unit in units for path in stack.units[unit]]
+        table.add_row(name, str(len(units)), "\n".join(_ranges(model, paths)), fate)
+    table.caption = f"sample: {stack.sample}, timestep: {stack.timestep}, default reuse: {stack.reuse}"
+    return table
+
+
+def _ranges(model: nn.Module, paths: Sequence[str]) -> list[str]:
+    """'transformer_blocks.1 to .26 (BasicTransformerBlock)', one line for each list of blocks."""
+    lists: dict[str, list[str]] = {}
+    for path in paths:
+        lists.setdefault(path.rpartition(".")[0], []).append(path)
+    lines = []
+    for members in lists.values():
+        last = f" to .{members[-1].rpartition('.')[2]}" if len(members) > 1 else ""
+        lines.append(f"{members[0]}{last} ({type(model.get_submodule(members[0])).__name__})")
+    return lines
+
+
+@dataclass(frozen=True)
+class Costs:
+    """FLOPs of one call: of each unit, and of everything."""
+
+    units: tuple[int, ...]
+    total: int
+
+    def cached(self, plan: skipcache.Plan) -> int:
+        return self.total - sum(self.units[i] for i in plan.deep_units)
+
+
+def count_costs(model: nn.Module, stack: skipcache.Stack) -> Costs | None:
+    """None where inputs for the class are not known. Fused attention escapes the counter, hence MATH."""
+    inputs = example_inputs(model)
+    if inputs is None:
+        return None
+    counter = FlopCounterMode(display=False)
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+            model(**inputs)
+    except Exception:  # the inputs are a guess, and a model may refuse a guess in any way
+        return None
+    by_module = {str(name): sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    root = type(model).__name__
+    units = tuple(sum(by_module.get(f"{root}.{path}", 0) for path in unit) for unit in stack.units)
+    return Costs(units, counter.get_total_flops())
+
+
+def _ideal_table(plan: skipcache.Plan, costs: Costs | None) -> Table:
+    table = new_table("ideal speedup")
+    for column in ("interval", "by blocks", "by FLOPs"):
+        table.add_column(column, justify="right")
+    for interval in INTERVALS:
+        blocks = ideal(interval, plan.depth, plan.head + plan.tail)
+        flops = "-" if costs is None else f"{ideal(interval, costs.total, costs.cached(plan)):.2f}x"
+        table.add_row(str(interval), f"{blocks:.2f}x", flops)
+    return table
+
+
+def ideal(interval: int, full: int, cached: int) -> float:
+    """Speedup of many steps, one in `interval` at the cost `full`, the others at `cached`."""
+    return interval * full / (full + (interval - 1) * cached)

@@ -1,0 +1,47 @@
+"""Fidelity to the uncached samples. PSNR per image, so that a mean comes with its standard error."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """`psnr` in dB (infinite when `exact`), `psnr_error` its standard error over images, `ssim` the mean."""
+
+    psnr: float
+    psnr_error: float
+    ssim: float
+    exact: bool
+
+    def row(self) -> dict[str, Any]:
+        """For JSON, which has no infinity: null there means exact."""
+        finite = math.isfinite(self.psnr)
+        return {
+            "psnr": self.psnr if finite else None,
+            "psnr_error": self.psnr_error if finite else None,
+            "ssim": self.ssim,
+            "exact": self.exact,
+        }
+
+
+def compare(samples: Tensor, reference: Tensor) -> Fidelity:
+    """Both (N, C, H, W) in [0, 1], the range that an image viewer shows."""
+    exact = torch.equal(samples, reference)
+    psnr = peak_signal_noise_ratio(samples, reference, data_range=1.0, dim=(1, 2, 3), reduction="none")  # (N,)
+    error = 0.0 if exact else (psnr.std() / math.sqrt(len(psnr))).item() if len(psnr) > 1 else math.nan
+    return Fidelity(math.inf if exact else psnr.mean().item(), error, _ssim(samples, reference), exact)
+
+
+def _ssim(samples: Tensor, reference: Tensor) -> float:
+    """The usual Gaussian window of 11 pixels does not fit 8x8 images: those take one of 5."""
+    sigma = 1.5 if min(samples.shape[-2:]) > 22 else 0.5
+    value = structural_similarity_index_measure(samples, reference, sigma=sigma, data_range=1.0)
+    assert isinstance(value, Tensor)
+    return value.item()

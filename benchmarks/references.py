@@ -1,0 +1,61 @@
+"""The reference denoisers: small, really trained, shipped. One module each; all else here is shared."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from skipcache.benchmarks.diffusion import Data, noise_loss
+from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler
+from skipcache.benchmarks.shipped import FOLDER, load_weights
+from skipcache.benchmarks.training import Recipe, Task
+
+MODULES = {"dit-digits": "skipcache.benchmarks.dit_digits"}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A denoiser, its data and how it is trained; `judge()` gives a classifier of samples in [-1, 1]."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    data: Callable[[], Data]
+    judge: Callable[[], nn.Module]
+    recipe: Recipe
+
+    def load(self, weights: Path | None = None) -> nn.Module:
+        """With the shipped weights, or those of a file that `skipcache train` wrote."""
+        return load_weights(self.build(), weights or FOLDER / f"{self.name}.safetensors")
+
+    def task(self) -> Task:
+        return Task(self.name, self.build, noise_loss(self.data()), self.score, self.recipe)
+
+    def score(self, model: nn.Module, batch: int = 100) -> dict[str, float]:
+        """Share of samples of the class asked for, at 50 DDIM steps and guidance 3."""
+        data = self.data()
+        labels = balanced(batch, data.classes)
+        samples = ReferencePipeline(model, make_scheduler("ddim"))(data, labels)
+        return {"class_accuracy": class_accuracy(self.judge(), samples, labels)}
+
+
+def find_reference(name: str) -> Reference:
+    if name not in MODULES:
+        raise ValueError(f"expected one of {', '.join(MODULES)}, got {name!r}")
+    reference: Reference = importlib.import_module(MODULES[name]).reference()
+    return reference
+
+
+def balanced(batch: int, classes: int) -> Tensor:
+    """Labels 0, 1, 2, ... in turn, so that every class is asked for equally often."""
+    return torch.arange(batch) % classes
+
+
+@torch.no_grad()
+def class_accuracy(judge: nn.Module, samples: Tensor, labels: Tensor) -> float:
+    """Share of samples (in [0, 1]) that the classifier takes for their label."""
+    return (judge(samples * 2 - 1).argmax(1) == labels).float().mean().item()

@@ -1,0 +1,127 @@
+"""What was measured, as plain data: the rows of the table, and `results.json` to repeat it by."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skipcache.benchmarks.measure import Measured
+from skipcache.benchmarks.metrics import compare
+from skipcache.benchmarks.references import class_accuracy
+from skipcache.benchmarks.settings import STOCHASTIC, Settings
+
+PACKAGES = ("skipcache", "torch", "diffusers", "numpy", "torchmetrics", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Row:
+    """`psnr` is None where samples cannot be compared, and where they are equal (`exact`)."""
+
+    label: str
+    group: int  # the interval, or for a plain rival the interval whose block evaluations it has
+    interval: int | None
+    predictor: str | None
+    steps: int
+    full_steps: int
+    cached_steps: int
+    blocks: int
+    full_at: tuple[int, ...]
+    speedup: float
+    ratios: tuple[float, ...]
+    ideal: float
+    of_ideal: float
+    psnr: float | None
+    psnr_error: float | None
+    ssim: float | None
+    exact: bool
+    class_accuracy: float
+    cache_bytes: int
+
+
+def make_row(measured: Measured, judge: nn.Module, labels: Tensor, settings: Settings) -> Row:
+    variant = measured.variant
+    fidelity = compare(measured.samples, measured.plain).row()
+    if variant.interval is None and settings.scheduler in STOCHASTIC:
+        fidelity = {"psnr": None, "psnr_error": None, "ssim": None, "exact": False}
+    return Row(
+        label=variant.label,
+        group=variant.group,
+        interval=variant.interval,
+        predictor=variant.predictor,
+        steps=variant.steps,
+        full_steps=measured.full_steps,
+        cached_steps=measured.cached_steps,
+        blocks=measured.blocks,
+        full_at=measured.full_at,
+        speedup=measured.speedup,
+        ratios=measured.ratios,
+        ideal=measured.ideal,
+        of_ideal=measured.speedup / measured.ideal,
+        class_accuracy=class_accuracy(judge, measured.samples, labels),
+        cache_bytes=measured.cache_bytes,
+        **fidelity,
+    )
+
+
+def plain_row(measured: Measured, judge: nn.Module, labels: Tensor, calls: int, blocks: int) -> Row:
+    """The uncached run that all others are compared with."""
+    return Row(
+        label=f"plain, {measured.variant.steps} steps",
+        group=0,
+        interval=None,
+        predictor=None,
+        steps=measured.variant.steps,
+        full_steps=calls,
+        cached_steps=0,
+        blocks=calls * blocks,
+        full_at=tuple(range(calls)),
+        speedup=1.0,
+        ratios=(),
+        ideal=1.0,
+        of_ideal=1.0,
+        psnr=None,
+        psnr_error=None,
+        ssim=1.0,
+        exact=True,
+        class_accuracy=class_accuracy(judge, measured.plain, labels),
+        cache_bytes=0,
+    )
+
+
+def write_results(path: Path, settings: Settings, rows: Sequence[Row], **facts: Any) -> None:
+    """The first row is the plain model; `facts` are numbers about the run as a whole."""
+    content = {
+        "command": " ".join(["skipcache", *sys.argv[1:]]),
+        "settings": asdict(settings),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "device": describe_device(settings.device),
+        **facts,
+        "rows": [asdict(row) for row in rows],
+    }
+    path.write_text(json.dumps(content, indent=1, default=str, allow_nan=False) + "\n")
+
+
+def describe_device(device: str) -> dict[str, Any]:
+    if device.startswith("cuda"):
+        return {"name": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+    return {"name": f"{device} ({_processor()})", "threads": torch.get_num_threads(), "cores": os.cpu_count()}
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in _lines(info) if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []

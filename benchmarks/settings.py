@@ -1,0 +1,72 @@
+"""What a benchmark run is asked for. Imports nothing heavy: a mistyped option is answered at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Name on the command line -> diffusers class and the options in which it departs from the class' defaults.
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False}),
+    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
+    "dpm++": ("DPMSolverMultistepScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+}
+STOCHASTIC = ("ddpm",)  # another number of steps draws other noise: samples cannot be compared one by one
+PREDICTORS = ("hold", "delta", "forecast")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One field per option of `skipcache bench`; a bad value says what was expected, got, and what to do."""
+
+    model: str = "dit-digits"
+    weights: Path | None = None
+    steps: int = 50
+    scheduler: str = "ddim"
+    guidance: float = 3.0
+    batch: int = 20
+    intervals: tuple[int, ...] = (2, 3, 4, 5)
+    predictors: tuple[str, ...] = PREDICTORS
+    keep: tuple[int, int] = (1, 1)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    device: str = "cpu"
+    dtype: str = "float32"
+    threads: int | None = None
+    out: Path = Path("bench-out")
+
+    def __post_init__(self) -> None:
+        _at_least("--steps", self.steps, 2, "one step leaves nothing to reuse")
+        _at_least("--batch", self.batch, 2, "a standard error needs two images")
+        _at_least("--intervals", min(self.intervals, default=0), 1, "1 runs every step in full")
+        _at_least("--keep", min(self.keep), 0, "it counts the units run at each end on a cached step")
+        _at_least("--seeds", len(self.seeds), 1, "give one or more, such as --seeds 0 1 2")
+        if self.threads is not None:
+            _at_least("--threads", self.threads, 1, "leave it out for all cores")
+        _distinct("--intervals", self.intervals)
+        _distinct("--seeds", self.seeds)
+        _distinct("--predictor", self.predictors)
+        for predictor in self.predictors:
+            _one_of("--predictor", predictor, PREDICTORS)
+        _one_of("--scheduler", self.scheduler, tuple(SCHEDULERS))
+        _one_of("--dtype", self.dtype, DTYPES)
+        if self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"--out: expected a folder, got the file {self.out}; name another path")
+
+
+def _at_least(option: str, value: int, lowest: int, why: str) -> None:
+    if value < lowest:
+        raise ValueError(f"{option}: expected at least {lowest}, got {value}; {why}")
+
+
+def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{option}: expected one of {', '.join(allowed)}, got {value!r}")
+
+
+def _distinct(option: str, values: tuple[Any, ...]) -> None:
+    if len(set(values)) < len(values):
+        raise ValueError(f"{option}: expected different values, got {' '.join(map(str, values))}; name each once")

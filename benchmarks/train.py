@@ -1,0 +1,76 @@
+"""`skipcache train`: a reference model from scratch, with a progress bar; started again, it goes on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch import nn
+
+from skipcache.benchmarks import classifier
+from skipcache.benchmarks.references import MODULES, find_reference
+from skipcache.benchmarks.shipped import save_weights
+from skipcache.benchmarks.training import Task, shortened, train
+
+
+def run_training(
+    name: str,
+    out: Path,
+    console: Console,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    threads: int | None = None,
+) -> Path:
+    """Writes `<out>/<name>.safetensors` beside the checkpoint, and returns its path."""
+    task = shortened(find_task(name), steps)
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    checkpoint = out / f"{name}.checkpoint"
+    if checkpoint.exists():
+        console.print(f"going on from {checkpoint}", highlight=False)
+    model = _train_with_progress(task, checkpoint, seed, console)
+    weights = out / f"{name}.safetensors"
+    scores = task.score(model)
+    settings = {"name": name, "seed": seed, "recipe": asdict(task.recipe), "torch": torch.__version__}
+    save_weights(model, weights, {**settings, "scores": scores})
+    judged = ", ".join(f"{key} {value:.1%}" for key, value in scores.items())
+    console.print(f"{judged}. Wrote {weights}", highlight=False)
+    return weights
+
+
+def find_task(name: str) -> Task:
+    if name == classifier.NAME:
+        return classifier.task()
+    if name not in MODULES:
+        raise ValueError(f"expected one of {', '.join([*MODULES, classifier.NAME])}, got {name!r}")
+    return find_reference(name).task()
+
+
+def _train_with_progress(task: Task, checkpoint: Path, seed: int, console: Console) -> nn.Module:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task(task.name, total=task.recipe.steps, loss=float("nan"))
+        return train(task, checkpoint, seed=seed, on_step=_smoothed(progress, bar))
+
+
+def _smoothed(progress: Progress, bar: TaskID) -> Callable[[int, float], None]:
+    """Shows a running mean: the loss of one batch says little."""
+    mean = float("nan")
+
+    def on_step(step: int, loss: float) -> None:
+        nonlocal mean
+        mean = loss if mean != mean else 0.98 * mean + 0.02 * loss
+        progress.update(bar, completed=step, loss=mean)
+
+    return on_step

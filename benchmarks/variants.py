@@ -1,0 +1,65 @@
+"""The rows of the benchmark: what is compared with the plain pipeline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import skipcache
+from skipcache.benchmarks.sampling import ReferencePipeline
+from skipcache.benchmarks.settings import Settings
+
+NAMES = {"hold": "Hold", "delta": "Delta", "forecast": "Forecast(1)"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """`interval` set: skipcache. `interval` None: the plain model with `steps` sampler steps."""
+
+    steps: int
+    interval: int | None = None
+    predictor: str | None = None
+    matched: int | None = None  # the interval whose block evaluations a plain variant is given
+
+    @property
+    def label(self) -> str:
+        if self.interval is None:
+            return f"plain, {self.steps} steps"
+        if self.interval == 1:
+            return "interval 1"
+        return f"interval {self.interval}, {NAMES[self.predictor or 'hold']}"
+
+    @property
+    def group(self) -> int:
+        return self.interval or self.matched or 0
+
+    def attach(self, pipe: ReferencePipeline, keep: tuple[int, int]) -> None:
+        if self.interval is not None:
+            predictor = make_predictor(self.predictor) if self.predictor else None
+            skipcache.accelerate(pipe, self.interval, keep=keep, predictor=predictor)
+
+
+def make_predictor(name: str) -> Any:
+    return {"hold": skipcache.Hold, "delta": skipcache.Delta, "forecast": skipcache.Forecast}[name]()
+
+
+def variants(settings: Settings, depth: int, calls: Callable[[int], int]) -> list[Variant]:
+    """interval 1 (the price of being attached), then each interval's predictors and its plain rival.
+
+    `calls(steps)` is how often a run of so many sampler steps calls the denoiser.
+    """
+    rows = [Variant(settings.steps, interval=1)]
+    for interval in sorted(set(settings.intervals) - {1}):
+        rows += [Variant(settings.steps, interval, predictor) for predictor in settings.predictors]
+        rows.append(Variant(rival_steps(settings, interval, depth, calls), matched=interval))
+    return rows
+
+
+def rival_steps(settings: Settings, interval: int, depth: int, calls: Callable[[int], int]) -> int:
+    """Sampler steps that give the plain model this interval's block evaluations, or a few more."""
+    total = calls(settings.steps)
+    full = math.ceil(total / interval)
+    evaluations = full * depth + (total - full) * sum(settings.keep)
+    return next(steps for steps in range(1, total + 1) if calls(steps) * depth >= evaluations)

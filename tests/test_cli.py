@@ -1,0 +1,138 @@
+"""The command line: a small main job makes all its outputs; the impossible gets one line and exit code 2."""
+
+import builtins
+import json
+
+import pytest
+import torch
+from diffusers import DiTTransformer2DModel
+from matplotlib.image import imread
+
+from skipcache.benchmarks.cli import main
+
+SMALL = ["--steps", "7", "--batch", "3", "--seeds", "0", "1", "--intervals", "3", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    assert main(["bench", *SMALL, "--out", str(folder)]) == 0
+    return folder
+
+
+def test_bench_writes_results(out):
+    results = json.loads((out / "results.json").read_text())
+    rows = {row["label"]: row for row in results["rows"]}
+    assert list(rows) == [
+        "plain, 7 steps",
+        "interval 1",
+        "interval 3, Hold",
+        "interval 3, Delta",
+        "interval 3, Forecast(1)",
+        "plain, 4 steps",
+    ]
+    assert rows["interval 1"]["exact"] and rows["interval 1"]["blocks"] == 7 * 12
+    hold = rows["interval 3, Hold"]
+    assert (hold["full_steps"], hold["cached_steps"], hold["blocks"]) == (3, 4, 3 * 12 + 4 * 2)
+    assert hold["full_at"] == [0, 3, 6] and len(hold["ratios"]) == 2
+    assert hold["psnr"] > 0 and hold["cache_bytes"] == 6 * 16 * 88 * 4  # one hidden state: (batch, tokens, width)
+    assert rows["interval 3, Forecast(1)"]["cache_bytes"] <= 2 * hold["cache_bytes"]
+    assert results["settings"]["seeds"] == [0, 1] and "torch" in results["versions"]
+    assert results["images"] == 6
+
+
+def test_bench_draws_both_pictures(out):
+    for name in ("samples.png", "fidelity.png"):
+        image = imread(out / name)
+        assert min(image.shape[:2]) > 300 and image.std() > 0.01
+
+
+def test_bench_prints_the_table(capsys, tmp_path):
+    arguments = ["--steps", "4", "--batch", "2", "--seeds", "0", "--intervals", "2", "--predictor", "hold"]
+    assert main(["bench", *arguments, "--scheduler", "ddpm", "--keep", "0", "1", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    for part in ("interval 2, Hold", "of ideal", "steps that ran all blocks", "0 2", "interval 1 costs"):
+        assert part in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "1"], "--steps: expected at least 2, got 1"),
+        (["--intervals", "0"], "--intervals: expected at least 1, got 0"),
+        (["--keep", "1", "2", "3"], "--keep: expected one or two numbers, got 3"),
+        (["--keep", "-1"], "--keep: expected at least 0, got -1"),
+        (["--keep", "6"], "expected head + tail < 12"),
+        (["--predictor", "hold", "best"], "--predictor: expected one of hold, delta, forecast, got 'best'"),
+        (["--scheduler", "pndm"], "--scheduler: expected one of ddim"),
+        (["--seeds", "1", "1"], "--seeds: expected different values, got 1 1"),
+        (["--dtype", "int8"], "--dtype: expected one of float32"),
+        (["--device", "abacus"], "--device: expected one torch can use, got 'abacus'"),
+        (["--model", "dit"], "expected one of dit-digits, got 'dit'"),
+        (["--batch", "1"], "--batch: expected at least 2, got 1"),
+        (["--threads", "0"], "--threads: expected at least 1, got 0"),
+        (["--weights", "none.safetensors"], "expected weights at none.safetensors"),
+    ],
+)
+def test_bad_options(arguments, message, capsys, tmp_path):
+    assert main(["bench", "--out", str(tmp_path / "out"), *arguments]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["bench", "--steps", "x"], ["bake"]])
+def test_what_argparse_refuses(arguments, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code == 2
+
+
+def test_missing_extras_say_what_to_install(monkeypatch, capsys):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name == "skipcache.benchmarks.bench":
+            raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib.axes")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert main(["bench"]) == 2
+    assert "pip install 'skipcache[bench]'" in capsys.readouterr().err
+
+
+def test_train_refuses_unknown_names(capsys, tmp_path):
+    assert main(["train", "dit", "--out", str(tmp_path)]) == 2
+    assert "expected one of dit-digits, digits-classifier, got 'dit'" in capsys.readouterr().err
+
+
+def test_inspect_a_class_by_name(capsys):
+    arguments = ["inspect", "DiTTransformer2DModel", "--config", "num_layers=10", "num_attention_heads=2"]
+    assert main([*arguments, "--keep", "1", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "transformer_blocks.1 to .7 (BasicTransformerBlock)" in printed
+    assert "num_layers=10" in printed and "1.54x" in printed  # interval 2 by blocks: 20 / 13
+
+
+def test_inspect_a_folder(capsys, tmp_path):
+    with torch.device("meta"):
+        model = DiTTransformer2DModel(num_attention_heads=1, attention_head_dim=8, num_layers=5)
+    model.save_config(tmp_path)
+    assert main(["inspect", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "transformer_blocks.4" in printed and "by FLOPs" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["Nothing"], "expected a model class of diffusers"),
+        (["DDIMScheduler"], "expected a model class of diffusers"),
+        (["AutoencoderKL"], "no timestep argument"),
+        (["DiTTransformer2DModel", "--config", "layers=3"], "has no setting layers"),
+        (["DiTTransformer2DModel", "--config", "layers"], "expected KEY=VALUE"),
+        (["HunyuanDiT2DModel"], "cannot be built from its defaults"),
+    ],
+)
+def test_inspect_says_what_is_wrong(arguments, message, capsys):
+    assert main(["inspect", *arguments]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
