@@ -72,34 +72,42 @@ def draw_fidelity(path: Path, rows: Sequence[Row], title: str) -> None:
     """PSNR over measured speedup, one line per predictor and one for the plain model with fewer steps."""
     figure = Figure(figsize=(7.6, 4.8), dpi=160, layout="constrained")
     axis = figure.subplots()
-    for predictor, (colour, marker, label) in STYLES.items():
-        points = [r for r in rows if r.predictor == predictor and r.psnr is not None and r.group > 1]
-        if points:
-            _draw_line(axis, sorted(points, key=lambda r: r.speedup), colour, marker, label)
+    lines = {p: [r for r in rows if r.predictor == p and r.psnr is not None and r.group > 1] for p in STYLES}
+    numbered = (next((p for p, line in lines.items() if line), None), None)
+    for predictor, line in lines.items():
+        if line:
+            _draw_line(axis, sorted(line, key=lambda r: r.speedup), predictor in numbered)
     axis.set_xlabel("measured speedup over the plain model (median of paired runs)")
     axis.set_ylabel("PSNR against the uncached samples, dB")
     axis.set_title(title, fontsize=9.5)
     axis.grid(alpha=0.3)
     axis.margins(0.08)
     if axis.has_data():
-        axis.legend(frameon=False, markerscale=0.6, title="number: interval, or sampler steps", alignment="left")
+        axis.legend(frameon=False, title="number: interval, or sampler steps", alignment="left")
     figure.savefig(path)
 
 
-def _draw_line(axis: Axes, points: Sequence[Row], colour: str, marker: str, label: str) -> None:
-    """The number that names a point stands inside its marker: beside it, it would collide with other lines."""
+def _draw_line(axis: Axes, points: Sequence[Row], numbered: bool) -> None:
+    """Numbers stand inside the markers, of two lines only: the others have the same intervals, and lie closer."""
+    colour, marker, label = STYLES[points[0].predictor]
     axis.errorbar(
         [r.speedup for r in points],
         [r.psnr or 0.0 for r in points],
         yerr=[r.psnr_error or 0.0 for r in points],
         color=colour,
-        marker=marker,
-        markersize=14,
         capsize=3,
         linestyle="-" if points[0].predictor else "--",
-        label=label,
     )
-    for row in points:
+    axis.plot([], [], color=colour, marker=marker, linestyle="-" if points[0].predictor else "--", label=label)
+    axis.scatter(
+        [r.speedup for r in points],
+        [r.psnr or 0.0 for r in points],
+        s=200 if numbered else 45,
+        color=colour,
+        marker=marker,
+        zorder=4,
+    )
+    for row in points if numbered else ():
         text = str(row.interval or row.steps)
         where = (row.speedup, row.psnr or 0.0)
         axis.annotate(text, where, ha="center", va="center", color="white", fontsize=8, weight="bold", zorder=5)

@@ -28,7 +28,7 @@ class Settings:
     steps: int = 50
     scheduler: str = "ddim"
     guidance: float = 3.0
-    batch: int = 20
+    batch: int = 10
     intervals: tuple[int, ...] = (2, 3, 4, 5)
     predictors: tuple[str, ...] = PREDICTORS
     keep: tuple[int, int] = (1, 1)
