@@ -26,6 +26,7 @@ def accelerate(
     policy: Policy | None = None,
     predictor: Predictor | None = None,
     engine: str = "auto",
+    compile: bool | dict[str, Any] = False,
     stack: Stack | None = None,
 ) -> T:
     """Sample faster: on most steps run only the two ends of the stack (Skip-Cache, arXiv 2411.17616). In place.
@@ -37,16 +38,19 @@ def accelerate(
         keep: units run at each end on a cached step, one int or (head, tail). Raising it costs time and keeps more.
         policy: which steps are full: `Interval(...)`, `Schedule(...)`; excludes `interval`.
         predictor: the deep feature of a cached step: `Hold()`, `Delta()`, `Forecast(order)`; default the family's best.
-        engine: "auto" or "hooks".
+        engine: "fx" runs graphs of the model, without the glue of skipped blocks; "hooks" overrides its blocks; "auto"
+            takes fx where it proves right, else hooks, and says why in `report`. Results are equal to the bit.
+        compile: True, or a dict of options for torch.compile, to compile both of fx's graphs whole.
         stack: where the blocks are, for a model whose structure does not show it.
 
     Returns `target`. Trajectories, steps and lanes are recognised; no step count is asked for, nothing need be reset.
     Raises ValueError or TypeError for anything that cannot work, before the model is touched.
     """
     policy = _policy(interval, policy)
-    _check(predictor, engine)
+    _check(predictor, engine, compile)
     denoisers = find_denoisers(target, named=stack is not None)
-    planned = {name: _settings(model, keep, policy, predictor, stack) for name, model in denoisers.items()}
+    chosen = {"policy": policy, "engine": engine, "compile": compile}
+    planned = {name: _settings(model, keep, predictor, stack, **chosen) for name, model in denoisers.items()}
     forwards = [_forward(model, planned[name], name) for name, model in denoisers.items()]
     for forward in forwards:
         if override_of(forward.module, CachedForward) is None:
@@ -99,21 +103,26 @@ def _policy(interval: int | None, policy: Policy | None) -> Policy:
     return policy
 
 
-def _check(predictor: Predictor | None, engine: str) -> None:
+def _check(predictor: Predictor | None, engine: str, compile: Any) -> None:
     if predictor is not None and (isinstance(predictor, type) or not isinstance(predictor, Predictor)):
         raise TypeError(f"predictor: expected Hold(), Delta(), Forecast(...) or another Predictor, got {predictor!r}")
-    if engine not in ("auto", "hooks"):
-        raise ValueError(f"engine: expected 'auto' or 'hooks', got {engine!r}")
+    if engine not in ("auto", "fx", "hooks"):
+        raise ValueError(f"engine: expected 'auto', 'fx' or 'hooks', got {engine!r}")
+    if not isinstance(compile, (bool, dict)):
+        raise TypeError(f"compile: expected True, False or a dict of options for torch.compile, got {compile!r}")
+    if compile is not False and engine == "hooks":
+        raise ValueError("compile: expected engine 'auto' or 'fx', got 'hooks', which has no graphs to compile")
 
 
-def _settings(model: Any, keep: Keep, policy: Policy, predictor: Predictor | None, stack: Stack | None) -> Settings:
+def _settings(model: Any, keep: Keep, predictor: Predictor | None, stack: Stack | None, **chosen: Any) -> Settings:
     if stack is not None:
         check_stack(model, stack)
     stack = stack or find_stack(model)
     plan = make_plan(len(stack.units), keep)
     if stack.native_skips and (plan.head != plan.tail or plan.head < 1):
         raise ValueError(f"keep: {type(model).__name__} has skip branches, which need head = tail >= 1, got {keep}")
-    return Settings(stack, plan, policy, predictor or (Hold() if stack.reuse == "hold" else Forecast(1)))
+    predictor = predictor or (Hold() if stack.reuse == "hold" else Forecast(1))
+    return Settings(stack=stack, plan=plan, predictor=predictor, **chosen)
 
 
 def _forward(model: Any, settings: Settings, name: str) -> CachedForward:

@@ -46,7 +46,8 @@ def count_flops(
     """FLOPs of the full and of the cached call outlined by `blank`, equal where it cannot be cached.
 
     `run(call, step)` calls the model with `step` in place of `forward`, so that what is wrapped around it takes part.
-    Attention is counted under the MATH backend and without nn.MultiheadAttention's fast path: the counter misses both.
+    Attention is counted under the MATH backend and without nn.MultiheadAttention's fast path, and nothing runs
+    compiled: the counter misses all of these.
     """
     args, kwargs, sample = pytree.tree_map_only(Blank, Blank.zeros, (blank.args, blank.kwargs, blank.sample))
     call = replace(blank, args=args, kwargs=kwargs, sample=sample)
@@ -75,7 +76,7 @@ def _countable() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

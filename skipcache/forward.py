@@ -8,7 +8,7 @@ import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,16 +19,21 @@ from torch.utils import _pytree as pytree
 
 from skipcache.call import Call, read_call
 from skipcache.flops import blank_call, count_flops
+from skipcache.graph import FxEngine
 from skipcache.hooks import HookEngine
 from skipcache.override import Override
 from skipcache.plan import Plan
 from skipcache.policy import Policy
 from skipcache.predictor import Prediction, Predictor
+from skipcache.program import Features, Options
 from skipcache.report import Counters, Report
 from skipcache.stack import Stack
 from skipcache.trajectory import Trajectory, Visit
+from skipcache.verify import quietly
 
 MAX_OUTLINES = 16
+
+Engine = FxEngine | HookEngine
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,18 @@ class Settings:
     plan: Plan
     policy: Policy
     predictor: Predictor
+    engine: str = "auto"
+    compile: Options = False
+
+
+def _engines(model: nn.Module, settings: Settings) -> list[Engine]:
+    """In the order in which they are tried."""
+    engines: list[Engine] = []
+    if settings.engine in ("auto", "fx"):
+        engines.append(FxEngine(model, settings.stack, settings.plan, settings.compile))
+    if settings.engine in ("auto", "hooks"):
+        engines.append(HookEngine(model, settings.stack, settings.plan))
+    return engines
 
 
 class CachedForward(Override):
@@ -47,7 +64,7 @@ class CachedForward(Override):
     def __init__(self, model: nn.Module, settings: Settings) -> None:
         super().__init__(model)
         self.settings = settings
-        self.engine = HookEngine(model, settings.stack, settings.plan)
+        self.engines = _engines(model, settings)
         self.names = tuple(inspect.signature(self.__wrapped__).parameters)
         self.lanes = NamedLanes(self)
         self._pipelines: list[weakref.ref[Any]] = []
@@ -55,7 +72,7 @@ class CachedForward(Override):
         self.reset()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("module", "previous", "settings", "engine", "names", "lanes")
+        kept = ("module", "previous", "settings", "engines", "names", "lanes")
         return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -81,12 +98,12 @@ class CachedForward(Override):
 
     def put_on(self) -> None:
         super().put_on()
-        self.engine.attach()
         self.lanes.put_on()
 
     def take_off(self) -> None:
         self.lanes.take_off()
-        self.engine.detach()
+        for engine in self.engines:
+            engine.detach()
         super().take_off()
 
     def reset(self) -> None:
@@ -118,22 +135,42 @@ class CachedForward(Override):
             raise
 
     def _run(self, call: Call, trajectory: Trajectory, visit: Visit) -> Any:
-        full = visit.full or not self.engine.knows(call)
-        self._count(call, visit, full)
-        if not full:
-            lane = visit.lane
-            weights = self.settings.predictor.weights(visit.step, lane.full_steps)
-            return self.engine.cached(
-                self.plain, call, Prediction(self.settings.predictor, lane.kept, weights, lane.residual)
-            )
+        engine = None if visit.full else next((e for e in self.engines if e.knows(call)), None)
+        self._count(call, visit, engine is None)
+        if engine is not None:
+            lane, predictor = visit.lane, self.settings.predictor
+            weights = predictor.weights(visit.step, lane.full_steps)
+            return engine.cached(self.plain, call, Prediction(predictor, lane.kept, weights, lane.residual))
         if not self.settings.policy.caches:
             return self.plain(*call.args, **call.kwargs)
-        output, features = self.engine.full(self.plain, call)
-        if features is None:
-            self._say(self.engine.refusal(call) or "")
-        else:
+        output, features = self._full(call)
+        if features is not None:
             trajectory.record(visit, *features)
         return output
+
+    def _full(self, call: Call) -> tuple[Any, Features | None]:
+        """A full step by the first engine that can serve this signature; those before it say why they cannot."""
+        outputs: list[Any] = []
+        for engine in self.engines:
+            if engine.refusal(call) is None:
+                engine.attach()
+                # The model has run already where an engine found only now that it cannot serve.
+                with quietly(call.sample.device) if outputs else nullcontext():
+                    output, features = engine.full(self.plain, call)
+                outputs.append(output)
+                if features is not None:
+                    self.counters.engines[engine.name] = None
+                    return outputs[0], features
+            self._refused(engine, engine.refusal(call) or "")
+        return outputs[0] if outputs else self.plain(*call.args, **call.kwargs), None
+
+    def _refused(self, engine: Engine, reason: str) -> None:
+        if self.settings.engine == "fx":
+            raise RuntimeError(f"engine='fx' cannot serve {type(self.module).__name__}: {reason}; use engine='auto'")
+        if engine is self.engines[-1]:
+            self._say(reason)
+        else:
+            self.counters.because(f"{engine.name}: {reason}")
 
     def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         """The call, or None where it must run as if nothing were there."""
@@ -182,7 +219,7 @@ class CachedForward(Override):
     # counting
 
     def _count(self, call: Call, visit: Visit, full: bool) -> None:
-        depth, saved = len(self.settings.stack.blocks), len(self.engine.deep)
+        depth, saved = len(self.settings.stack.blocks), len(self.engines[0].deep)
         if visit.opens_step:
             self.counters.step(visit.step, full)
             self._local.step_is_full = full
@@ -204,7 +241,7 @@ class CachedForward(Override):
             counters.blocks_saved,
             self._ideal_speedup(),
             sum(x.numel() * x.element_size() for t in list(self._trajectories) for x in t.tensors),
-            self.engine.name,
+            " and ".join(counters.engines) or self.engines[0].name,
             counters.full_at,
             tuple(counters.reasons),
         )
@@ -223,7 +260,8 @@ class CachedForward(Override):
             return 1.0 if calls else None
         plain = made = 0
         for key, blank in list(self._outlines.items()):
-            full, cached = count_flops(self._run_instead, self.engine, self.plain, blank)
+            engine = next((e for e in self.engines if e.knows(blank)), self.engines[-1])
+            full, cached = count_flops(self._run_instead, engine, self.plain, blank)
             plain += full * (calls.get((key, True), 0) + calls.get((key, False), 0))
             made += full * calls.get((key, True), 0) + cached * calls.get((key, False), 0)
         return plain / made if made else None

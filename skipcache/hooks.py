@@ -86,10 +86,11 @@ class HookEngine:
         sizes = [len(unit) for unit in stack.units]
         self.deep = range(sum(sizes[: plan.head]), sum(sizes[: plan.depth - plan.tail]))
         self.blocks = [BlockForward(self, i, model.get_submodule(path)) for i, path in enumerate(stack.blocks)]
+        self.attached = False
         self.forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in ("stack", "deep", "blocks")}
+        return {name: self.__dict__[name] for name in ("stack", "deep", "blocks", "attached")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -98,14 +99,21 @@ class HookEngine:
     def forget(self) -> None:
         self._wirings: OrderedDict[Hashable, Wiring] = OrderedDict()
         self._local = threading.local()
+        self._lock = threading.Lock()
 
     def attach(self) -> None:
-        for block in self.blocks:
-            block.put_on()
+        """Put the overrides on, once."""
+        with self._lock:
+            if not self.attached:
+                self.attached = True
+                for block in self.blocks:
+                    block.put_on()
 
     def detach(self) -> None:
-        for block in self.blocks:
-            block.take_off()
+        with self._lock:
+            self.attached = False
+            for block in self.blocks:
+                block.take_off()
 
     @property
     def run(self) -> FullRun | FirstRun | CachedRun | None:

@@ -21,7 +21,7 @@ class Report:
         blocks_run, blocks_saved: evaluations of blocks, counted per call.
         ideal_speedup: FLOPs of as many full calls over the FLOPs of the calls made; None before the first call.
         cache_bytes: what the cached features hold now, on all threads.
-        engine: the one that serves this denoiser.
+        engine: what serves this denoiser: "fx", "hooks", or both, where they serve different signatures.
         full_at: the steps of the last trajectory that were full, counted from 0.
         reasons: why steps were full that the policy would have cached, or why another engine serves.
     """
@@ -71,6 +71,7 @@ class Counters:
     calls: Counter[tuple[Hashable, bool]] = field(default_factory=Counter)
     full_at: tuple[int, ...] = ()
     reasons: dict[str, None] = field(default_factory=dict)
+    engines: dict[str, None] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def step(self, index: int, full: bool) -> None:

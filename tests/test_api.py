@@ -54,6 +54,8 @@ class NoTime(nn.Module):
         ({"predictor": Hold}, TypeError, "predictor: expected"),
         ({"predictor": Interval(2)}, TypeError, "predictor: expected"),
         ({"engine": "magic"}, ValueError, "engine: expected"),
+        ({"compile": "max"}, TypeError, "compile: expected"),
+        ({"compile": True, "engine": "hooks"}, ValueError, "no graphs to compile"),
         ({"speed": 3}, TypeError, "unexpected keyword"),
         ({"stack": "blocks"}, TypeError, "expected a skipcache.Stack"),
         ({"stack": Stack((("blocks.9",),), "x", "t")}, ValueError, "no block at 'blocks.9'"),
@@ -123,7 +125,7 @@ def test_the_with_block_restores_whatever_happens():
     model = build("original_dit")
     before = state(model)
     with pytest.raises(RuntimeError, match="midway"), skipcache.accelerated(model, interval=2) as inside:
-        assert inside is model and skipcache.report(model).engine == "hooks"
+        assert inside is model and skipcache.report(model).engine == "fx"
         raise RuntimeError("midway")
     assert state(model) == before
 
@@ -154,12 +156,15 @@ class Breaks(Exception):
     pass
 
 
+@pytest.mark.parametrize("engine", ["fx", "hooks"])
 @pytest.mark.parametrize("where", ["blocks.0", "blocks.1", "blocks.3"])
 @pytest.mark.parametrize("at", [0, 1, 2, 3])
-def test_a_block_that_raises_leaves_no_half_state(where, at):
+def test_a_block_that_raises_leaves_no_half_state(where, at, engine):
+    if engine == "fx" and where == "blocks.1" and at % 3:
+        pytest.skip("fx does not call a deep block on a cached step")
     model = build("original_dit")
     expected = sample("original_dit", skipcache.accelerate(copy.deepcopy(model), interval=3))
-    skipcache.accelerate(model, interval=3)
+    skipcache.accelerate(model, interval=3, engine=engine)
     calls = iter(range(100))
 
     def boom(module, args):
@@ -259,7 +264,7 @@ def test_the_report_counts_what_was_done():
     assert (report.blocks_run, report.blocks_saved) == (3 * 4 + 4 * 2, 4 * 2)
     feature = 2 * 16 * 16 * 4  # batch, tokens, width, bytes
     assert report.cache_bytes == 2 * feature
-    assert report.engine == "hooks" and report.reasons == ()
+    assert report.engine == "fx" and report.reasons == ()
     text = str(report)
     assert "full steps" in text and "0 3 6" in text
 
@@ -276,7 +281,7 @@ def test_no_more_features_are_held_than_said(predictor, features):
 
 
 def test_hold_keeps_a_reference_not_a_copy():
-    model = skipcache.accelerate(build("dit"), interval=2, predictor=Hold())
+    model = skipcache.accelerate(build("dit"), interval=2, predictor=Hold(), engine="hooks")
     seen = []
     model.transformer_blocks[2].register_forward_hook(lambda m, args, output: seen.append(output.data_ptr()))
     kwargs, _, _ = inputs("dit", model)

@@ -9,21 +9,27 @@ import skipcache
 from skipcache import Delta, Forecast, Hold
 from tests.sampling import MODELS, build, equal, inputs, sample, state
 
+# The engines under the names that `accelerate` takes; "auto" must be whichever proves right.
+ENGINES = ["fx", "hooks", "auto"]
 
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", MODELS)
-def test_interval_one_and_restore_are_exact(name):
+def test_interval_one_and_restore_are_exact(name, engine):
+    if engine == "fx" and name == "yesterday_in_place":
+        pytest.skip("refused by fx: see the test of what it refuses")
     model = build(name)
     plain, before, keys = sample(name, model), state(model), list(model.state_dict())
     signature = inspect.signature(model.forward)
 
-    assert skipcache.accelerate(model, interval=1) is model
+    assert skipcache.accelerate(model, interval=1, engine=engine) is model
     assert equal(sample(name, model), plain)
     assert list(model.state_dict()) == keys
     assert inspect.signature(model.forward) == signature
     skipcache.restore(model)
     assert state(model) == before
 
-    skipcache.accelerate(model, interval=3, keep=1)
+    skipcache.accelerate(model, interval=3, keep=1, engine=engine)
     assert not equal(sample(name, model), plain)
     assert skipcache.report(model).cached_steps == 4
     skipcache.restore(model)
@@ -99,15 +105,17 @@ class Reference:
 @pytest.mark.parametrize("predictor", [Hold(), Delta(), Forecast(1)])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_cached_run_equals_the_reference(name, predictor, keep):
+    """Both engines, full and cached steps: each equals the reference, so that they equal each other."""
     model = build(name)
     batch = len(next(iter(inputs(name, model)[0].values())))
     reference = Reference(model, skipcache.find_stack(model), keep, 3, predictor, batch)
     expected = sample(name, model, call=reference)
 
-    skipcache.accelerate(model, interval=3, keep=keep, predictor=predictor)
-    assert equal(sample(name, model), expected)
-    assert equal(sample(name, model), expected), "a second run starts afresh"
-    assert skipcache.report(model).full_at == (0, 3, 6)
+    for engine in ("hooks", "fx" if name != "yesterday_in_place" else "auto"):
+        with skipcache.accelerated(model, interval=3, keep=keep, predictor=predictor, engine=engine):
+            assert equal(sample(name, model), expected)
+            assert equal(sample(name, model), expected), "a second run starts afresh"
+            assert skipcache.report(model).full_at == (0, 3, 6)
 
 
 def test_the_paper_s_rule_written_out_for_dit():
@@ -168,7 +176,7 @@ def test_no_block_runs_on_a_cached_step_with_keep_zero(name):
 def test_head_zero_delta_adds_to_what_enters_the_first_block():
     model = build("dit")
     kwargs, _, _ = inputs("dit", model)
-    skipcache.accelerate(model, interval=2, keep=(0, 1), predictor=Delta())
+    skipcache.accelerate(model, interval=2, keep=(0, 1), predictor=Delta(), engine="hooks")
     t = torch.full((2,), 500)
     seen = {}
     model.transformer_blocks[0].register_forward_pre_hook(lambda m, args: seen.update(entered=args[0]))

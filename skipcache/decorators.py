@@ -1,0 +1,46 @@
+"""A forward under its decorators: run the decorators, with something else in place of the function at their heart.
+
+A decorator acts on the model (diffusers' `apply_lora_scale` scales its LoRA layers) or on the thread, on every call, so
+it must run on every call and stay out of any graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import CellType, FunctionType
+from typing import Any
+
+Function = Callable[..., Any]
+
+
+def heart(function: Function) -> Function:
+    """The function under the decorators: `__wrapped__` is followed while it is seen that it is called."""
+    inner = getattr(function, "__wrapped__", None)
+    return function if inner is None or _cell(function, inner) is None else heart(inner)
+
+
+def around(function: Function, step: Function) -> Function:
+    """`function` with all its decorators, calling `step` in place of `heart(function)`."""
+    inner = getattr(function, "__wrapped__", None)
+    index = None if inner is None else _cell(function, inner)
+    if index is None or inner is None:
+        return step
+    assert isinstance(function, FunctionType) and function.__closure__ is not None
+    cells = list(function.__closure__)
+    cells[index] = CellType(around(inner, step))
+    made = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(cells))
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made
+
+
+def _cell(function: Function, inner: Function) -> int | None:
+    """Which of `function`'s closure cells holds `inner`."""
+    cells = function.__closure__ or () if isinstance(function, FunctionType) else ()
+    return next((i for i, cell in enumerate(cells) if _contents(cell) is inner), None)
+
+
+def _contents(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None

@@ -1,0 +1,174 @@
+"""The fx engine: each signature's full and cached steps as graphs of their own.
+
+Record, then trace. The first full step of a signature runs as ever while the returns of its leaves (blocks, and modules
+without a block in them) are written down. The forward is then run once more on fake tensors, which gives a graph of the
+glue between the leaves. Out of it are made the program of the full step, which also returns H and D, and that of the
+cached step, in which D-hat is predicted and the deep blocks are gone. Both must give the recorded output, to the bit.
+Programs call submodules through the live model, so that they see adapters, offload hooks and replaced parts.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skipcache.call import Call
+from skipcache.decorators import around, heart
+from skipcache.plan import Plan
+from skipcache.predictor import Hold, Prediction
+from skipcache.program import Features, Options, Programs
+from skipcache.record import Untraceable, record
+from skipcache.stack import Stack
+from skipcache.trace import Stale
+from skipcache.verify import quietly, same_output
+
+MAX_PROGRAMS = 16
+MAX_FRUITLESS = 8
+
+
+class FxEngine:
+    """Full and cached steps of a model through graphs.
+
+    `compile`: True, or a dict of options for torch.compile, to compile all programs whole.
+    """
+
+    name = "fx"
+
+    def __init__(self, model: nn.Module, stack: Stack, plan: Plan, compile: Options = False) -> None:
+        self.model, self.stack, self.compile = model, stack, compile
+        sizes = [len(unit) for unit in stack.units]
+        self.deep = range(sum(sizes[: plan.head]), sum(sizes[: plan.depth - plan.tail]))
+        self.forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in ("model", "stack", "compile", "deep")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop all programs."""
+        self._programs: OrderedDict[Hashable, Programs | str] = OrderedDict()
+        self._lock = threading.Lock()
+        self._fruitless = 0
+
+    def attach(self) -> None:
+        """Nothing is put on the model."""
+
+    def detach(self) -> None:
+        self.forget()
+
+    def refusal(self, call: Call) -> str | None:
+        """Why no program serves calls like this one."""
+        found = self._programs.get(call.key)
+        return found if isinstance(found, str) else None
+
+    def knows(self, call: Call) -> bool:
+        """There are programs for calls like this one, and the model is still the one that they were made of."""
+        found = self._programs.get(call.key)
+        return isinstance(found, Programs) and found.guard.holds()
+
+    def full(self, forward: Callable[..., Any], call: Call) -> tuple[Any, Features | None]:
+        """The model's output, and (H, D) unless the signature cannot be served.
+
+        `forward` is what runs the model as it is, and does so here where no program can.
+        """
+        if self.refusal(call):
+            return forward(*call.args, **call.kwargs), None
+        reason = self._unfit(forward, call)
+        if reason:
+            self._keep(call, reason)
+            return forward(*call.args, **call.kwargs), None
+        features: list[Features | None] = []
+
+        def step(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            output, found = self._full(replace(call, args=args, kwargs=kwargs))
+            features.append(found)
+            return output
+
+        return self._decorated(step, call), features[0]
+
+    def cached(self, forward: Callable[..., Any], call: Call, prediction: Prediction) -> Any:
+        """The model's output from head, tail and the predicted deep feature."""
+        programs = self._programs[call.key]
+        assert isinstance(programs, Programs)
+
+        def step(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return programs.cached(args, kwargs, prediction)
+            except Stale:
+                return self._first(replace(call, args=args, kwargs=kwargs))[0]
+
+        return self._decorated(step, call)
+
+    def _decorated(self, step: Callable[..., Any], call: Call) -> Any:
+        return around(type(self.model).forward, step)(self.model, *call.args, **call.kwargs)
+
+    def _full(self, call: Call) -> tuple[Any, Features | None]:
+        found = self._programs.get(call.key)
+        if isinstance(found, Programs) and found.guard.holds():
+            self._fruitless = 0
+            try:
+                return found.full(call.args, call.kwargs)
+            except Stale:
+                pass
+        return self._first(call)
+
+    def _first(self, call: Call) -> tuple[Any, Features | None]:
+        """The first step of a signature: it runs as ever, and is recorded, traced, cut and proved."""
+        function = heart(type(self.model).forward)
+        recording = record(function, self.model, self.stack.blocks, self.deep, call.args, call.kwargs)
+        features, made = None, ""  # type: tuple[Features | None, Programs | str]
+        try:
+            made = Programs.of(function, self.model, self.stack, self.deep, recording, call, self.compile)
+            features = _proved(made, call, recording.output)
+        except Exception as error:  # the forward's own Python may fail in any way on tensors without values
+            made = _reason(error)
+        self._keep(call, made)
+        return recording.output, features
+
+    def _keep(self, call: Call, made: Programs | str) -> None:
+        with self._lock:
+            self._fruitless += 1
+            self._programs[call.key] = made
+            while len(self._programs) > MAX_PROGRAMS:
+                self._programs.popitem(last=False)
+
+    def _unfit(self, forward: Callable[..., Any], call: Call) -> str | None:
+        """Why this call should not even be traced."""
+        own = getattr(forward, "__self__", None)
+        previous = getattr(own, "previous", None)
+        if previous is not None and not _is_class_forward(previous, self.model):
+            return "the model's forward was replaced on the instance"
+        if not isinstance(call.timestep, Tensor):
+            return "the timestep is a Python number, which a graph would hold for constant"
+        if call.key not in self._programs and self._fruitless >= MAX_FRUITLESS:
+            return "the arguments differ in more than their tensors on every call"
+        return None
+
+
+def _proved(made: Programs, call: Call, output: Any) -> Features:
+    """The features of the full program, which like a cached one that is given D must come out as `output`."""
+    with quietly(call.sample.device), torch.compiler.set_stance("force_eager"):
+        again, (H, D) = made.full(call.args, call.kwargs)
+        held = made.cached(call.args, call.kwargs, Prediction(Hold(), [D], (), residual=False))
+    if not (same_output(output, again) and same_output(output, held)):
+        raise Untraceable("a program did not give the output of the step that it was made of")
+    return H, D
+
+
+def _is_class_forward(forward: Any, model: nn.Module) -> bool:
+    return isinstance(forward, MethodType) and forward.__self__ is model and forward.__func__ is type(model).forward
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip().splitlines() or [""]
+    return text[0] if isinstance(error, Untraceable) else f"tracing failed: {type(error).__name__}: {text[0][:200]}"
