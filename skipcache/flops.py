@@ -14,7 +14,8 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from skipcache.call import Call
-from skipcache.predictor import Hold, Prediction
+from skipcache.lanes import Lane
+from skipcache.predictor import Predictor
 from skipcache.verify import quietly
 
 Step = Callable[[Call], Any]
@@ -41,7 +42,7 @@ def blank_call(call: Call) -> Call:
 
 
 def count_flops(
-    run: Callable[[Call, Callable[[Call], Any]], Any], engine: Any, forward: Any, blank: Call
+    run: Callable[[Call, Step], Any], engine: Any, forward: Callable[..., Any], blank: Call, predictor: Predictor
 ) -> tuple[int, int]:
     """FLOPs of the full and of the cached call outlined by `blank`, equal where it cannot be cached.
 
@@ -59,7 +60,10 @@ def count_flops(
         return output
 
     def cached_step(call: Call) -> Any:
-        return engine.cached(forward, call, Prediction(Hold(), [features[0][1]], (), residual=False))
+        lane = Lane.of(call)
+        for step in range(predictor.depth):
+            lane.record(step, *features[0], predictor)
+        return engine.cached(forward, call, lane.predict(predictor.depth, predictor))
 
     with torch.no_grad(), quietly(sample.device), _countable():
         with FlopCounterMode(display=False) as full:

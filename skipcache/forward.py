@@ -24,7 +24,7 @@ from skipcache.hooks import HookEngine
 from skipcache.override import Override
 from skipcache.plan import Plan
 from skipcache.policy import Policy
-from skipcache.predictor import Prediction, Predictor
+from skipcache.predictor import Predictor
 from skipcache.program import Features, Options
 from skipcache.report import Counters, Report
 from skipcache.stack import Stack
@@ -136,11 +136,11 @@ class CachedForward(Override):
 
     def _run(self, call: Call, trajectory: Trajectory, visit: Visit) -> Any:
         engine = None if visit.full else next((e for e in self.engines if e.knows(call)), None)
-        self._count(call, visit, engine is None)
         if engine is not None:
-            lane, predictor = visit.lane, self.settings.predictor
-            weights = predictor.weights(visit.step, lane.full_steps)
-            return engine.cached(self.plain, call, Prediction(predictor, lane.kept, weights, lane.residual))
+            prediction = visit.lane.predict(visit.step, self.settings.predictor)
+            self._count(call, visit, saved=engine.saved(call, prediction))
+            return engine.cached(self.plain, call, prediction)
+        self._count(call, visit, saved=0)
         if not self.settings.policy.caches:
             return self.plain(*call.args, **call.kwargs)
         output, features = self._full(call)
@@ -218,15 +218,15 @@ class CachedForward(Override):
 
     # counting
 
-    def _count(self, call: Call, visit: Visit, full: bool) -> None:
-        depth, saved = len(self.settings.stack.blocks), len(self.engines[0].deep)
+    def _count(self, call: Call, visit: Visit, saved: int) -> None:
+        depth, full = len(self.settings.stack.blocks), not saved
         if visit.opens_step:
             self.counters.step(visit.step, full)
             self._local.step_is_full = full
         elif full and not self._local.step_is_full:
             self.counters.widen(visit.step)
             self._local.step_is_full = True
-        self.counters.call(call.key, full, depth if full else depth - saved, 0 if full else saved)
+        self.counters.call(call.key, full, depth - saved, saved)
         if call.key not in self._outlines:
             self._outlines[call.key] = blank_call(call)
             if len(self._outlines) > MAX_OUTLINES:
@@ -261,7 +261,7 @@ class CachedForward(Override):
         plain = made = 0
         for key, blank in list(self._outlines.items()):
             engine = next((e for e in self.engines if e.knows(blank)), self.engines[-1])
-            full, cached = count_flops(self._run_instead, engine, self.plain, blank)
+            full, cached = count_flops(self._run_instead, engine, self.plain, blank, self.settings.predictor)
             plain += full * (calls.get((key, True), 0) + calls.get((key, False), 0))
             made += full * calls.get((key, True), 0) + cached * calls.get((key, False), 0)
         return plain / made if made else None

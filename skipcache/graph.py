@@ -76,6 +76,12 @@ class FxEngine:
         found = self._programs.get(call.key)
         return isinstance(found, Programs) and found.guard.holds()
 
+    def saved(self, call: Call, prediction: Prediction) -> int:
+        """The number of blocks that a cached step does not run. With Hold nothing reads the head, so it goes too."""
+        programs = self._programs[call.key]
+        assert isinstance(programs, Programs)
+        return len(self.stack.blocks) - programs.blocks(prediction)
+
     def full(self, forward: Callable[..., Any], call: Call) -> tuple[Any, Features | None]:
         """The model's output, and (H, D) unless the signature cannot be served.
 

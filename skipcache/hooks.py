@@ -136,6 +136,10 @@ class HookEngine:
         """A full step with this signature was seen, and cached steps may follow it."""
         return call.key in self._wirings and not self._wirings[call.key].refusal
 
+    def saved(self, call: Call, prediction: Prediction) -> int:
+        """The number of blocks that a cached step does not run."""
+        return len(self.deep)
+
     def full(self, forward: Callable[..., Any], call: Call) -> tuple[Any, Features | None]:
         """The model's output, and (H, D) unless cached steps with this signature are refused."""
         wiring = self._wirings.get(call.key)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from skipcache.call import Call, Mark
-from skipcache.predictor import Predictor, Streams
+from skipcache.predictor import Prediction, Predictor, Streams
 
 MAX_LANES = 8
 
@@ -48,6 +48,9 @@ class Lane:
         self.residual = residual
         self.full_steps = [step, *self.full_steps][: predictor.depth]
         self.kept = [feature, *self.kept][: predictor.depth]
+
+    def predict(self, step: int, predictor: Predictor) -> Prediction:
+        return Prediction(predictor, self.kept, predictor.weights(step, self.full_steps), self.residual)
 
     def forget(self) -> None:
         self.full_steps, self.kept = [], []

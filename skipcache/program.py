@@ -43,6 +43,10 @@ class Program:
             run = torch.compile(run, fullgraph=True, **(compile if isinstance(compile, dict) else {}))
         return cls(graph, run, tuple(constants))
 
+    def called(self, paths: Sequence[str]) -> int:
+        """How many of the modules at `paths` it calls."""
+        return len({node.target for node in self.graph.nodes if node.op == "call_module"} & set(paths))
+
     def __call__(self, model: nn.Module, *inputs: Any) -> Any:
         return self.run(model, *inputs, *self.constants)
 
@@ -92,22 +96,31 @@ class Programs:
         output, H, D = self._own(self.full_program(self.layout.model, *_tensors(args, kwargs)))
         return pytree.tree_unflatten(list(output), self.nesting), (H, D)
 
+    def blocks(self, prediction: Prediction) -> int:
+        """How many blocks the cached step's program runs."""
+        return self.cached_program(*self._padded(prediction)).called(self.layout.stack.blocks)
+
     def cached(self, args: Any, kwargs: Any, prediction: Prediction) -> Any:
         """The model's output from head, tail and the predicted deep feature."""
-        kept, weights = prediction.kept, tuple(prediction.weights)
-        if self.compile is not False and len(kept) < prediction.predictor.depth:
-            # One program for the first cached steps too: a difference of a feature and itself, times zero.
-            kept = [*kept, *[kept[-1]] * (prediction.predictor.depth - len(kept))]
-            weights = (*weights, *[0.0] * (len(kept) - 1 - len(weights)))
-        program = self.cached_program(prediction, kept, len(weights))
+        _, kept, weights = self._padded(prediction)
+        program = self.cached_program(prediction, kept, weights)
         inputs = [x for streams in kept for x in streams]
         factors = [torch.tensor(w, dtype=torch.float64) for w in weights]
         given = (*_tensors(args, kwargs), *self.full_program.constants)
         output = program(self.layout.model, *given, *inputs, *factors)
         return pytree.tree_unflatten(list(self._own(output)), self.nesting)
 
-    def cached_program(self, prediction: Prediction, kept: Sequence[Streams], weights: int) -> Program:
-        key = (prediction.predictor, prediction.residual, weights, tuple(tuple(map(Spec.of, s)) for s in kept))
+    def _padded(self, prediction: Prediction) -> tuple[Prediction, Sequence[Streams], tuple[float, ...]]:
+        """What was kept and the weights, in the form that the compiled program is made for."""
+        kept, weights = prediction.kept, tuple(prediction.weights)
+        if self.compile is not False and len(kept) < prediction.predictor.depth:
+            # One program for the first cached steps too: a difference of a feature and itself, times zero.
+            kept = [*kept, *[kept[-1]] * (prediction.predictor.depth - len(kept))]
+            weights = (*weights, *[0.0] * (len(kept) - 1 - len(weights)))
+        return prediction, kept, weights
+
+    def cached_program(self, prediction: Prediction, kept: Sequence[Streams], weights: Sequence[float]) -> Program:
+        key = (prediction.predictor, prediction.residual, len(weights), tuple(tuple(map(Spec.of, s)) for s in kept))
         found = self.cached_programs.get(key)
         if found is None:
             predictor, residual = prediction.predictor, prediction.residual
@@ -118,7 +131,7 @@ class Programs:
             specs = [[Spec.of(x) for x in streams] for streams in kept]
             with torch.inference_mode(False), torch.no_grad():
                 tracer = self.trace.tracer
-                graph, extra = cut_graph(self.trace.graph, tracer, self.cut, self.layout, predict, specs, weights)
+                graph, extra = cut_graph(self.trace.graph, tracer, self.cut, self.layout, predict, specs, len(weights))
             found = Program.of(graph, extra, self.compile)
             self.cached_programs[key] = found
         return found

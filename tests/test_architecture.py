@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "cut": {"predictor", "record", "stack", "trace", "tracer"},
     "program": {"call", "cut", "guard", "predictor", "record", "stack", "trace"},
     "graph": {"call", "decorators", "plan", "predictor", "program", "record", "stack", "trace", "verify"},
-    "flops": {"call", "predictor", "verify"},
+    "flops": {"call", "lanes", "predictor", "verify"},
     "forward": {
         "call", "flops", "graph", "hooks", "override", "plan", "policy", "predictor", "program", "report", "stack",
         "trajectory", "verify",
