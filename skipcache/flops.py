@@ -60,9 +60,9 @@ def count_flops(
         return output
 
     def cached_step(call: Call) -> Any:
-        lane = Lane.of(call)
+        lane, (H, D) = Lane.of(call), features[0]
         for step in range(predictor.depth):
-            lane.record(step, *features[0], predictor)
+            lane.record(step, H, D, predictor)
         return engine.cached(forward, call, lane.predict(predictor.depth, predictor))
 
     with torch.no_grad(), quietly(sample.device), _countable():
