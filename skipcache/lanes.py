@@ -80,6 +80,7 @@ class Lanes:
 
     def __init__(self) -> None:
         self.all: list[Lane] = []
+        self._crowded = False
         self._evidence: dict[Hashable, Evidence] = {}
 
     def find(self, call: Call, step: int, last_step: int) -> Lane | None:
@@ -95,6 +96,8 @@ class Lanes:
                 evidence.proven |= leaves if last_step >= 0 else set()
                 return lane
         waiting = [lane for lane in known if lane.step != step]
+        if self._crowded:
+            return self._by_value(call, waiting, Evidence())
         if call.context is not None and waiting and not waiting[0].misses(call, evidence.proven, by_value=True):
             return waiting[0]
         return self._by_value(call, waiting, evidence) or self._without_volatile(call, waiting, evidence, last_step)
@@ -126,11 +129,16 @@ class Lanes:
         return any(lane.structure == structure for lane in self.all)
 
     def add(self, call: Call) -> Lane:
-        """A new lane. Of more than eight the one that was called longest ago goes."""
+        """A new lane. Of more than eight the one that was called longest ago goes.
+
+        Where a step has more than eight calls their order tells no lane from now on: some of the lanes are gone.
+        """
         lane = Lane.of(call)
+        if len(self.all) == MAX_LANES:
+            steps = [other.step for other in self.all]
+            self._crowded = self._crowded or min(steps) == max(steps)
+            del self.all[steps.index(min(steps))]
         self.all.append(lane)
-        if len(self.all) > MAX_LANES:
-            self.all.remove(min(self.all[:-1], key=lambda lane: lane.step))
         return lane
 
     def forget_before(self, last_full: int) -> None:
