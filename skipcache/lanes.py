@@ -111,9 +111,11 @@ class Lanes:
         return None
 
     def _without_volatile(self, call: Call, waiting: list[Lane], evidence: Evidence, last_step: int) -> Lane | None:
+        leaves = set(range(len(call.conditioning)))
+        if last_step >= 0 and not waiting and evidence.volatile == leaves:
+            self._distrust(call)
         if last_step < 0 or not waiting:
             return None
-        leaves = set(range(len(call.conditioning)))
         missed = set.intersection(*(lane.misses(call, leaves - evidence.volatile, by_value=True) for lane in waiting))
         found_out = evidence.gather(missed, last_step)
         lagging = [lane for lane in waiting if lane.step < last_step]
@@ -122,8 +124,16 @@ class Lanes:
             self.all = [lane for lane in self.all if lane not in lagging]
         if evidence.volatile != leaves:
             return self._by_value(call, recent, evidence) if found_out else None
-        # The order of calls is all that is left; where their number has changed it says nothing.
-        return recent[0] if recent and (found_out or not lagging) else None
+        # The order of calls is all that is left. Where their number has changed it says nothing: one full step for all.
+        for lane in recent if lagging and not found_out else ():
+            lane.forget()
+        return recent[0] if recent else None
+
+    def _distrust(self, call: Call) -> None:
+        """One call more than there were lanes: any of them may be the new one, and have been given another's lane."""
+        for lane in self.all:
+            if lane.context == call.context and lane.structure == call.structure and lane.full_steps[:1] < [lane.step]:
+                lane.forget()
 
     def know(self, structure: Hashable) -> bool:
         return any(lane.structure == structure for lane in self.all)
