@@ -377,7 +377,7 @@ def test_at_most_eight_lanes():
 @pytest.mark.parametrize("residuals", [False, True])
 @pytest.mark.parametrize("seed", range(25))
 def test_no_call_is_given_the_features_of_another_text(seed, residuals, rebuilt):
-    """Calls that come and go in any order, once all have been seen to stay: a cached call's lane was last recorded by the same text."""
+    """Calls come and go in any order, once all were seen to stay: what is reused was recorded by the same text."""
     draw, texts = random.Random(seed), [tensor() for _ in range(11)]
     some = draw.sample(range(11), draw.choice([1, 2, 3, 9, 11]))
     model, last, cached = Denoiser(Interval(9)), {}, 0
