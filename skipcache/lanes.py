@@ -83,6 +83,7 @@ class Lanes:
 
     def __init__(self) -> None:
         self.all: list[Lane] = []
+        self._crowded = False
         self._evidence: dict[Hashable, Evidence] = {}
 
     def find(self, call: Call, step: int, last_step: int) -> Lane | None:
@@ -98,6 +99,8 @@ class Lanes:
                 evidence.proven |= leaves if last_step >= 0 else set()
                 return lane
         waiting = [lane for lane in known if lane.step != step]
+        if self._crowded:
+            return self._by_value(call, waiting, Evidence())
         if call.context is not None and waiting and not waiting[0].misses(call, evidence.proven, by_value=True):
             return waiting[0]
         return self._by_value(call, waiting, evidence) or self._without_volatile(call, waiting, evidence, last_step)
@@ -111,9 +114,11 @@ class Lanes:
         return None
 
     def _without_volatile(self, call: Call, waiting: list[Lane], evidence: Evidence, last_step: int) -> Lane | None:
+        leaves = set(range(len(call.conditioning)))
+        if last_step >= 0 and not waiting and evidence.volatile == leaves:
+            self._distrust(call)
         if last_step < 0 or not waiting:
             return None
-        leaves = set(range(len(call.conditioning)))
         missed = set.intersection(*(lane.misses(call, leaves - evidence.volatile, by_value=True) for lane in waiting))
         found_out = evidence.gather(missed, last_step)
         lagging = [lane for lane in waiting if lane.step < last_step]
@@ -122,18 +127,31 @@ class Lanes:
             self.all = [lane for lane in self.all if lane not in lagging]
         if evidence.volatile != leaves:
             return self._by_value(call, recent, evidence) if found_out else None
-        # The order of calls is all that is left; where their number has changed it says nothing.
-        return recent[0] if recent and (found_out or not lagging) else None
+        # The order of calls is all that is left. Where their number has changed it says nothing: one full step for all.
+        for lane in recent if lagging and not found_out else ():
+            lane.forget()
+        return recent[0] if recent else None
+
+    def _distrust(self, call: Call) -> None:
+        """One call more than there were lanes: any of them may be the new one, and have been given another's lane."""
+        for lane in self.all:
+            if lane.context == call.context and lane.structure == call.structure and lane.full_steps[:1] < [lane.step]:
+                lane.forget()
 
     def know(self, structure: Hashable) -> bool:
         return any(lane.structure == structure for lane in self.all)
 
     def add(self, call: Call) -> Lane:
-        """A new lane. Of more than eight the one that was called longest ago goes."""
+        """A new lane. Of more than eight the one that was called longest ago goes.
+
+        Where a step has more than eight calls their order tells no lane from now on: some of the lanes are gone.
+        """
         lane = Lane.of(call)
+        if len(self.all) == MAX_LANES:
+            steps = [other.step for other in self.all]
+            self._crowded = self._crowded or min(steps) == max(steps)
+            del self.all[steps.index(min(steps))]
         self.all.append(lane)
-        if len(self.all) > MAX_LANES:
-            self.all.remove(min(self.all[:-1], key=lambda lane: lane.step))
         return lane
 
     def forget_before(self, last_full: int) -> None:

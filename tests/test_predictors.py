@@ -1,0 +1,143 @@
+"""Predictors alone, on features made by hand."""
+
+import pytest
+import torch
+
+from skipcache import Delta, Forecast, Hold
+from skipcache.predictor import Prediction, Predictor
+
+
+def features(number, streams=1, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return [tuple(torch.randn(2, 3, generator=generator, dtype=dtype) for _ in range(streams)) for _ in range(number)]
+
+
+def predict(predictor, step, full_steps, kept, H):
+    return predictor.predict(H, kept, predictor.weights(step, full_steps))
+
+
+def test_hold_hands_out_the_last_feature_itself():
+    H, D = features(2, streams=2)
+    assert all(x is d for x, d in zip(predict(Hold(), 5, [4], [D], H), D))
+    assert not Hold().residual
+    assert Hold().depth == 1
+
+
+def test_delta_adds_the_last_update_to_the_fresh_feature():
+    H, R = features(2, streams=2)
+    assert all(torch.equal(x, h + r) for x, h, r in zip(predict(Delta(), 5, [4], [R], H), H, R))
+    assert Delta().residual
+
+
+@pytest.mark.parametrize(("i", "s", "r"), [(1, 0, -1), (5, 4, 2), (8, 6, 3), (9, 6, 3), (50, 40, 39), (7, 5, 0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_first_order_forecast_to_the_bit(i, s, r, dtype):
+    (H, H2), (R_s, R_s2), (R_r, R_r2) = features(3, streams=2, seed=i, dtype=dtype)
+    first, second = predict(Forecast(1), i, [s, r], [(R_s, R_s2), (R_r, R_r2)], (H, H2))
+    assert torch.equal(first, H + R_s + (R_s - R_r) * ((i - s) / (s - r)))
+    assert torch.equal(second, H2 + R_s2 + (R_s2 - R_r2) * ((i - s) / (s - r)))
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_with_one_full_step_behind_it_a_forecast_is_delta(order):
+    H, R = features(2)
+    assert torch.equal(predict(Forecast(order), 3, [1], [R], H)[0], predict(Delta(), 3, [1], [R], H)[0])
+
+
+@pytest.mark.parametrize("order", [2, 3, 4])
+def test_with_two_full_steps_behind_it_a_forecast_is_of_first_order(order):
+    H, R_s, R_r = features(3)
+    got, want = (predict(Forecast(n), 7, [5, 2], [R_s, R_r], H)[0] for n in (order, 1))
+    assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize(
+    ("order", "full_steps"),
+    [
+        (1, [4, 2]),
+        (2, [4, 2, 0]),
+        (2, [5, 3, 2]),
+        (3, [6, 4, 2, 0]),
+        (3, [9, 8, 4, 2]),
+        (4, [8, 6, 4, 2, 0]),
+        (3, [6, 4, 2]),
+    ],
+)
+@pytest.mark.parametrize("ahead", [1, 2, 3])
+def test_polynomials_of_the_order_are_followed_exactly(order, full_steps, ahead):
+    """Thirds are no binary fractions: the last bits may differ. An error in the formula would be of order one."""
+    degree = len(full_steps) - 1
+    factors = torch.arange(1, 13, dtype=torch.float64).reshape(3, 4)[:, :, None] % (torch.arange(5) + 2)
+
+    def R(step):
+        return (sum(factors[..., k] * step**k for k in range(degree + 1)),)
+
+    H = (torch.ones(3, 4, dtype=torch.float64) * 3,)
+    step = full_steps[0] + ahead
+    (got,) = predict(Forecast(order), step, full_steps, [R(s) for s in full_steps], H)
+    torch.testing.assert_close(got, H[0] + R(step)[0], rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("full_steps", [[4, 2, 0], [2, 1, 0], [12, 8, 4]])
+def test_second_order_is_exact_to_the_bit_where_widths_are_powers_of_two(full_steps):
+    def R(step):
+        return (torch.tensor([3.0, -1.0], dtype=torch.float64) * step**2 - 7 * step + 1,)
+
+    H = (torch.tensor([5.0, 2.0], dtype=torch.float64),)
+    for step in range(full_steps[0] + 1, full_steps[0] + 5):
+        (got,) = predict(Forecast(2), step, full_steps, [R(s) for s in full_steps], H)
+        assert torch.equal(got, H[0] + R(step)[0])
+
+
+def test_a_forecast_of_a_lower_order_does_not_follow_a_parabola():
+    kept = [(torch.tensor([float(s * s)]),) for s in (4, 2, 0)]
+    H = (torch.zeros(1),)
+    assert predict(Forecast(2), 6, [4, 2, 0], kept, H)[0] == 36
+    assert predict(Forecast(1), 6, [4, 2], kept[:2], H)[0] == 28
+
+
+@pytest.mark.parametrize("predictor", [Hold(), Delta(), Forecast(1), Forecast(2)])
+def test_where_no_update_could_be_formed_the_feature_itself_is_followed(predictor):
+    """H is None: what was kept is D."""
+    kept = [(torch.full((2,), float(1 + 2 * s)),) for s in (4, 2, 0)][: predictor.depth]
+    full_steps = [4, 2, 0][: predictor.depth]
+    (got,) = Prediction(predictor, kept, predictor.weights(5, full_steps), residual=False)((torch.ones(2),))
+    assert torch.equal(got, torch.full((2,), 11.0 if isinstance(predictor, Forecast) else 9.0))
+
+
+@pytest.mark.parametrize("predictor", [Hold(), Delta(), Forecast(1), Forecast(3)])
+def test_predicting_changes_nothing_that_is_kept(predictor):
+    H, *kept = features(predictor.depth + 1)
+    before = [x.clone() for feature in (H, *kept) for x in feature]
+    predict(predictor, 9, list(range(8, 8 - predictor.depth, -1)), kept, H)
+    assert all(torch.equal(x, y) for x, y in zip(before, [x for feature in (H, *kept) for x in feature]))
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_a_forecast_remembers_one_step_more_than_its_order(order):
+    assert Forecast(order).depth == order + 1
+    assert len(Forecast(order).weights(9, range(8, 7 - order, -1))) == order
+
+
+@pytest.mark.parametrize(
+    ("order", "error", "message"),
+    [
+        (1.0, TypeError, "expected an int for order, got 1.0"),
+        (True, TypeError, "got True"),
+        ("2", TypeError, "got '2'"),
+        (None, TypeError, "got None"),
+        (0, ValueError, "order 0 is Delta"),
+        (5, ValueError, "got 5"),
+        (-1, ValueError, "got -1"),
+    ],
+)
+def test_forecast_says_what_is_wrong(order, error, message):
+    with pytest.raises(error, match=message):
+        Forecast(order)
+
+
+def test_all_are_predictors_and_compare_by_value():
+    for predictor in (Hold(), Delta(), Forecast(2)):
+        assert isinstance(predictor, Predictor)
+    assert Forecast(2) == Forecast(2) != Forecast(3)
+    assert Hold() == Hold() != Delta()
