@@ -135,9 +135,9 @@ class CachedForward(Override):
             raise
 
     def _run(self, call: Call, trajectory: Trajectory, visit: Visit) -> Any:
-        engine = None if visit.full else next((e for e in self.engines if e.knows(call)), None)
-        if engine is not None:
-            prediction = visit.lane.predict(visit.step, self.settings.predictor)
+        prediction = None if visit.full else visit.lane.predict(visit.step, self.settings.predictor)
+        engine = next((e for e in self.engines if prediction and e.knows(call, prediction)), None)
+        if engine is not None and prediction is not None:
             self._count(call, visit, saved=engine.saved(call, prediction))
             return engine.cached(self.plain, call, prediction)
         self._count(call, visit, saved=0)

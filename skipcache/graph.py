@@ -71,10 +71,16 @@ class FxEngine:
         found = self._programs.get(call.key)
         return found if isinstance(found, str) else None
 
-    def knows(self, call: Call) -> bool:
+    def knows(self, call: Call, prediction: Prediction | None = None) -> bool:
         """There are programs for calls like this one, and the model is still the one that they were made of."""
         found = self._programs.get(call.key)
-        return isinstance(found, Programs) and found.guard.holds()
+        if not (isinstance(found, Programs) and found.guard.holds()):
+            return False
+        try:
+            return prediction is None or found.blocks(prediction) >= 0
+        except Exception as error:  # a predictor of the user's own may do what a graph cannot
+            self._keep(call, _reason(error))
+            return False
 
     def saved(self, call: Call, prediction: Prediction) -> int:
         """The number of blocks that a cached step does not run. With Hold nothing reads the head, so it goes too."""

@@ -132,7 +132,7 @@ class HookEngine:
         wiring = self._wirings.get(call.key)
         return wiring.refusal if wiring is not None else None
 
-    def knows(self, call: Call) -> bool:
+    def knows(self, call: Call, prediction: Prediction | None = None) -> bool:
         """A full step with this signature was seen, and cached steps may follow it."""
         return call.key in self._wirings and not self._wirings[call.key].refusal
 

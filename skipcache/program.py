@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,6 +64,7 @@ class Programs:
     compile: Options
     full_program: Program
     cached_programs: dict[Any, Program] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
     def of(
@@ -121,20 +123,23 @@ class Programs:
 
     def cached_program(self, prediction: Prediction, kept: Sequence[Streams], weights: Sequence[float]) -> Program:
         key = (prediction.predictor, prediction.residual, len(weights), tuple(tuple(map(Spec.of, s)) for s in kept))
-        found = self.cached_programs.get(key)
-        if found is None:
-            predictor, residual = prediction.predictor, prediction.residual
+        with self._lock:  # two threads must not trace with one FakeTensorMode
+            if key not in self.cached_programs:
+                self.cached_programs[key] = self._cut(prediction, kept, len(weights))
+            return self.cached_programs[key]
 
-            def predict(H: Streams | None, kept: Sequence[Streams], weights: Sequence[Any]) -> Streams:
-                return predictor.predict(H if residual else None, kept, weights)
+    def _cut(self, prediction: Prediction, kept: Sequence[Streams], weights: int) -> Program:
+        predictor, residual = prediction.predictor, prediction.residual
 
-            specs = [[Spec.of(x) for x in streams] for streams in kept]
-            with torch.inference_mode(False), torch.no_grad():
-                tracer = self.trace.tracer
-                graph, extra = cut_graph(self.trace.graph, tracer, self.cut, self.layout, predict, specs, len(weights))
-            found = Program.of(graph, extra, self.compile)
-            self.cached_programs[key] = found
-        return found
+        def predict(H: Streams | None, kept: Sequence[Streams], weights: Sequence[Any]) -> Streams:
+            return predictor.predict(H if residual else None, kept, weights)
+
+        specs = [[Spec.of(x) for x in streams] for streams in kept]
+        with torch.inference_mode(False), torch.no_grad():
+            graph, extra = cut_graph(
+                self.trace.graph, self.trace.tracer, self.cut, self.layout, predict, specs, weights
+            )
+        return Program.of(graph, extra, self.compile)
 
     def _own(self, outputs: Any) -> Any:
         """Outputs that stay as they are when the program runs again."""
