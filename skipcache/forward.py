@@ -261,7 +261,11 @@ class CachedForward(Override):
         plain = made = 0
         for key, blank in list(self._outlines.items()):
             engine = next((e for e in self.engines if e.knows(blank)), self.engines[-1])
-            full, cached = count_flops(self._run_instead, engine, self.plain, blank, self.settings.predictor)
+            try:
+                full, cached = count_flops(self._run_instead, engine, self.plain, blank, self.settings.predictor)
+            except RuntimeError:
+                # The model has changed since (its dtype, say) and takes such arguments no more.
+                continue
             plain += full * (calls.get((key, True), 0) + calls.get((key, False), 0))
             made += full * calls.get((key, True), 0) + cached * calls.get((key, False), 0)
         return plain / made if made else None

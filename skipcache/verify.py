@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -35,5 +37,10 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 def quietly(device: torch.device) -> Iterator[None]:
     """A trial run: it takes no random numbers from the run it is part of."""
     devices = [] if device.type in ("cpu", "meta") else [device]
+    states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda"):
-        yield
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
