@@ -140,13 +140,14 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
         help="units run on cached steps: at both ends, or HEAD TAIL (default 1)",
     )
     add("--config", nargs="+", default=(), metavar="KEY=VALUE", help="settings that differ from the config")
+    add("--graph", action="store_true", help="print the fx engine's two graphs as code")
     parser.set_defaults(run=_inspect)
 
 
 def _inspect(args: argparse.Namespace) -> None:
     from skipcache.benchmarks.inspection import run_inspect
 
-    run_inspect(args.model, _console(), keep=_both_ends(args.keep), overrides=args.config)
+    run_inspect(args.model, _console(), keep=_both_ends(args.keep), overrides=args.config, graph=args.graph)
 
 
 def _both_ends(keep: Sequence[int]) -> tuple[int, int]:

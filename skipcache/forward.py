@@ -25,7 +25,7 @@ from skipcache.override import Override
 from skipcache.plan import Plan
 from skipcache.policy import Policy
 from skipcache.predictor import Prediction, Predictor
-from skipcache.program import Features, Options
+from skipcache.program import Features, Graphs, Options
 from skipcache.report import Counters, Report
 from skipcache.stack import Stack
 from skipcache.trajectory import Trajectory, Visit
@@ -245,6 +245,16 @@ class CachedForward(Override):
             counters.full_at,
             tuple(counters.reasons),
         )
+
+    def graphs(self) -> Graphs:
+        found = next((e.graphs() for e in self.engines if isinstance(e, FxEngine)), None)
+        if found is None:
+            said = [reason for reason in self.counters.reasons if reason.startswith("fx: ")]
+            if self.settings.engine == "hooks":
+                said = ["it is accelerated with engine='hooks'"]
+            why = "; ".join(said) or "call the model once first, under torch.no_grad()"
+            raise ValueError(f"{type(self.module).__name__} has no graphs yet: {why}")
+        return found
 
     def _run_instead(self, call: Call, step: Callable[[Call], Any]) -> Any:
         """The model from outside, with all that is wrapped around it, but `step` at its heart; not counted."""

@@ -25,6 +25,14 @@ REPLAYING = ("reduce-overhead", "max-autotune")
 
 
 @dataclass(frozen=True)
+class Graphs:
+    """What the fx engine runs: the graph of a full step, which also returns H and D, and that of a cached step."""
+
+    full: fx.Graph
+    cached: fx.Graph
+
+
+@dataclass(frozen=True)
 class Program:
     """A graph as a function of the model and its inputs; `constants` go behind the inputs of each call."""
 
@@ -86,6 +94,11 @@ class Programs:
         guard = Guard(traced.glue.values(), [model.get_submodule(c.path) for c in traced.calls])
         program = Program.of(traced.graph, traced.tracer.constants, compile)
         return cls(layout, traced, cut, nesting, guard, compile, program)
+
+    @property
+    def graphs(self) -> Graphs:
+        """With the cached step of the kind of prediction that was met last."""
+        return Graphs(self.full_program.graph, list(self.cached_programs.values())[-1].graph)
 
     def full(self, args: Any, kwargs: Any) -> tuple[Any, Features]:
         """The model's output, and (H, D)."""

@@ -1,7 +1,7 @@
-"""docs/models.md: every transformer denoiser of diffusers, and what serves it. `python -m tests.models_table` writes it.
+"""docs/models.md: what serves each transformer denoiser of diffusers. `python -m tests.models_table` writes it.
 
-Each tiny model of the zoo runs a short trajectory on the fx engine and one on the hooks: full steps must equal the plain
-model's, cached steps each other's, to the bit.
+Each tiny model of the zoo runs a short trajectory on the fx engine and one on the hooks: full steps must equal the
+plain model's, cached steps each other's, to the bit.
 """
 
 import re
@@ -27,12 +27,13 @@ ENGINES = {"fx": "fx", "hooks": "hooks only", "": "all steps full"}
 
 HEAD = """# Transformer denoisers of diffusers
 
-Written by `python -m tests.models_table`, with diffusers {version}. A tiny model of each class, with random weights that
-leave no block inert, runs three steps under `accelerate(model, interval=2, keep=1)`, with `engine="auto"` and with
-`engine="hooks"`. Its full steps must equal the plain model's and its cached steps must be the same on both engines, to the bit.
+Written by `python -m tests.models_table`, with diffusers {version}. A tiny model of each class, with random weights
+that leave no block inert, runs three steps under `accelerate(model, interval=2, keep=1)`, with `engine="auto"` and with
+`engine="hooks"`. Its full steps must equal the plain model's and its cached steps must be the same on both engines, to
+the bit.
 
-A unit is one repeat of the stack, here of the tiny model; the blocks of lists joined by + alternate. Where all steps are
-full, the model runs as if nothing were there.
+A unit is one repeat of the stack, here of the tiny model; the blocks of lists joined by + alternate. Where all steps
+are full, the model runs as if nothing were there.
 
 | class | units | block lists | engine |
 |---|---|---|---|
