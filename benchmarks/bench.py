@@ -25,7 +25,7 @@ from skipcache.benchmarks.figures import draw_fidelity, draw_samples
 from skipcache.benchmarks.measure import Bench, Measured
 from skipcache.benchmarks.references import Reference, find_reference
 from skipcache.benchmarks.results import Row, make_row, plain_row, write_results
-from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler
+from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler, usable_device
 from skipcache.benchmarks.settings import STOCHASTIC, Settings
 from skipcache.benchmarks.table import result_tables
 from skipcache.benchmarks.variants import Variant, variants
@@ -56,7 +56,7 @@ def run_bench(settings: Settings, console: Console) -> None:
 
 def make_bench(settings: Settings, reference: Reference) -> Bench:
     """Both pipelines, with settings that the library refuses found before minutes are spent."""
-    device = _device(settings.device)
+    device = usable_device(settings.device)
     dtype = getattr(torch, settings.dtype)
     plain, other = (_pipeline(reference, settings, device, dtype) for _ in range(2))
     with skipcache.accelerated(other, max(settings.intervals), keep=settings.keep):
@@ -68,16 +68,6 @@ def _pipeline(reference: Reference, settings: Settings, device: torch.device, dt
     # Past diffusers' own `to`, which warns of modules kept in float32 where there are none.
     model = nn.Module.to(reference.load(settings.weights), device, dtype)
     return ReferencePipeline(model, make_scheduler(settings.scheduler))
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device: expected one torch can use, got {name!r}; try cpu. {reason}") from None
-    return device
 
 
 def _measure_all(bench: Bench, rows: list[Variant], console: Console) -> list[Measured]:

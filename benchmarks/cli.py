@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from skipcache.benchmarks.settings import DTYPES, PREDICTORS, SCHEDULERS, Settings
+from skipcache.benchmarks.settings import DTYPES, PREDICTORS, PRESETS, SCHEDULERS, PresetSettings, Settings
 
 EXTRAS = ("diffusers", "matplotlib", "safetensors", "sklearn", "torchmetrics")  # modules of skipcache[bench]
 
@@ -57,7 +57,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, default=defaults.steps, help="sampler steps (default %(default)s)")
     add("--scheduler", default=defaults.scheduler, help=f"{', '.join(SCHEDULERS)} (default %(default)s)")
     add("--guidance", type=float, default=defaults.guidance, help="guidance scale (default %(default)s)")
-    add("--batch", type=int, default=defaults.batch, help="images per run (default %(default)s)")
+    add("--batch", type=int, help=f"images per run (default {defaults.batch}, or the preset's)")
     add(
         "--intervals", type=int, nargs="+", default=defaults.intervals, help="every n-th step is full (default 2 3 4 5)"
     )
@@ -77,32 +77,68 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
         help="one pair of runs for each (default 0 1 2 3 4)",
     )
     add("--device", default=defaults.device, help="cpu, cuda, cuda:1, mps (default %(default)s)")
-    add("--dtype", default=defaults.dtype, help=f"{', '.join(DTYPES)} (default %(default)s)")
+    add("--dtype", help=f"{', '.join(DTYPES)} (default {defaults.dtype}; bfloat16 for presets on cuda)")
     add("--threads", type=int, help="CPU threads (default: all cores)")
     add("--out", type=Path, default=defaults.out, help="folder for the results (default %(default)s)")
+    add("--preset", help=f"in place of a model: time one of real size with random weights; {', '.join(PRESETS)}")
+    add("--compile", nargs="?", const="inductor", metavar="BACKEND", help="presets: compile the plain model and fx")
+    add("--results", type=Path, help="presets: folder for the results (default: --out on CPU, else benchmarks/results)")
     parser.set_defaults(run=_bench)
 
 
 def _bench(args: argparse.Namespace) -> None:
+    if args.preset is not None:
+        _bench_preset(args)
+        return
+    for option in ("compile", "results"):
+        if getattr(args, option) is not None:
+            raise ValueError(f"--{option}: expected with --preset alone; add --preset {PRESETS[0]}")
+    defaults = Settings()
     settings = Settings(
         model=args.model,
         weights=args.weights,
         steps=args.steps,
         scheduler=args.scheduler,
         guidance=args.guidance,
-        batch=args.batch,
+        batch=defaults.batch if args.batch is None else args.batch,
         intervals=tuple(args.intervals),
         predictors=tuple(args.predictor),
         keep=_both_ends(args.keep),
         seeds=tuple(args.seeds),
         device=args.device,
-        dtype=args.dtype,
+        dtype=args.dtype or defaults.dtype,
         threads=args.threads,
         out=args.out,
     )
     from skipcache.benchmarks.bench import run_bench
 
     run_bench(settings, _console())
+
+
+def _bench_preset(args: argparse.Namespace) -> None:
+    defaults = Settings()
+    for option in ("model", "weights", "scheduler", "guidance"):
+        if getattr(args, option) != getattr(defaults, option):
+            raise ValueError(f"--{option}: expected without --preset, which has its own; leave out one of them")
+    if tuple(args.predictor) != defaults.predictors:
+        raise ValueError("--predictor: expected without --preset, which takes the family's best; leave out one of them")
+    settings = PresetSettings(
+        preset=args.preset,
+        compile=args.compile,
+        steps=args.steps,
+        batch=args.batch,
+        intervals=tuple(args.intervals),
+        keep=_both_ends(args.keep),
+        pairs=len(args.seeds),
+        device=args.device,
+        dtype=args.dtype,
+        threads=args.threads,
+        out=args.out,
+        results=args.results,
+    )
+    from skipcache.benchmarks.bench_presets import run_presets
+
+    run_presets(settings, _console())
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
@@ -140,13 +176,14 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
         help="units run on cached steps: at both ends, or HEAD TAIL (default 1)",
     )
     add("--config", nargs="+", default=(), metavar="KEY=VALUE", help="settings that differ from the config")
+    add("--graph", action="store_true", help="print the fx engine's two graphs as code")
     parser.set_defaults(run=_inspect)
 
 
 def _inspect(args: argparse.Namespace) -> None:
     from skipcache.benchmarks.inspection import run_inspect
 
-    run_inspect(args.model, _console(), keep=_both_ends(args.keep), overrides=args.config)
+    run_inspect(args.model, _console(), keep=_both_ends(args.keep), overrides=args.config, graph=args.graph)
 
 
 def _both_ends(keep: Sequence[int]) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,8 +21,9 @@ INTERVALS = (2, 3, 4, 5)
 
 
 def run_inspect(
-    target: str, console: Console, *, keep: tuple[int, int] = (1, 1), overrides: Sequence[str] = ()
+    target: str, console: Console, *, keep: tuple[int, int] = (1, 1), overrides: Sequence[str] = (), graph: bool = False
 ) -> None:
+    """With `graph`, the two graphs of the fx engine are printed as code after the tables."""
     example = build(target, overrides)
     stack = skipcache.find_stack(example.model)
     plan = skipcache.Plan(len(stack.units), *keep)
@@ -31,6 +33,13 @@ def run_inspect(
     console.print(_ideal_table(plan, costs))
     if costs is None:
         console.print("FLOPs: not counted, since no inputs are known that this class takes", highlight=False)
+    graphs = trace_graphs(example.model, plan)
+    if isinstance(graphs, str):
+        console.print(f"graphs: none, since {graphs}", highlight=False, markup=False)
+        return
+    console.print(_graph_table(graphs))
+    for name, traced in (("full step", graphs.full), ("cached step, D held", graphs.cached)) if graph else ():
+        console.print(f"# {name}\n{code(traced)}\n", highlight=False, markup=False, soft_wrap=True)
 
 
 def _stack_table(model: nn.Module, stack: skipcache.Stack, plan: skipcache.Plan) -> Table:
@@ -98,6 +107,35 @@ def _ideal_table(plan: skipcache.Plan, costs: Costs | None) -> Table:
         flops = "-" if costs is None else f"{ideal(interval, costs.total, costs.cached(plan)):.2f}x"
         table.add_row(str(interval), f"{blocks:.2f}x", flops)
     return table
+
+
+def trace_graphs(model: nn.Module, plan: skipcache.Plan) -> skipcache.Graphs | str:
+    """Those of one full step, without weights; or why there are none."""
+    inputs = example_inputs(model)
+    if inputs is None:
+        return "no inputs are known that this class takes"
+    with skipcache.accelerated(model, 2, keep=(plan.head, plan.tail)), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that nothing is cached is said here
+        try:
+            model(**inputs)
+            return skipcache.graphs(model)
+        except Exception as error:  # as above: the inputs are a guess
+            return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _graph_table(graphs: skipcache.Graphs) -> Table:
+    table = new_table("graphs of the fx engine")
+    for column in ("step", "nodes", "calls of modules", "glue"):
+        table.add_column(column, justify="left" if column == "step" else "right")
+    for name, graph in (("full", graphs.full), ("cached", graphs.cached)):
+        modules = sum(node.op == "call_module" for node in graph.nodes)
+        glue = sum(node.op in ("call_function", "call_method") for node in graph.nodes)
+        table.add_row(name, str(len(graph.nodes)), str(modules), str(glue))
+    return table
+
+
+def code(graph: torch.fx.Graph) -> str:
+    return graph.python_code("self").src.strip()
 
 
 def ideal(interval: int, full: int, cached: int) -> float:

@@ -100,15 +100,17 @@ def plain_row(measured: Measured, judge: nn.Module, labels: Tensor, calls: int, 
 
 def write_results(path: Path, settings: Settings, rows: Sequence[Row], **facts: Any) -> None:
     """The first row is the plain model; `facts` are numbers about the run as a whole."""
-    content = {
+    write_json(path, settings, {"device": describe_device(settings.device), **facts, "rows": [asdict(r) for r in rows]})
+
+
+def write_json(path: Path, settings: Any, content: dict[str, Any]) -> None:
+    """`content` under what it takes to repeat the run."""
+    head = {
         "command": " ".join(["skipcache", *sys.argv[1:]]),
         "settings": asdict(settings),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "device": describe_device(settings.device),
-        **facts,
-        "rows": [asdict(row) for row in rows],
     }
-    path.write_text(json.dumps(content, indent=1, default=str, allow_nan=False) + "\n")
+    path.write_text(json.dumps({**head, **content}, indent=1, default=str, allow_nan=False) + "\n")
 
 
 def describe_device(device: str) -> dict[str, Any]:

@@ -13,6 +13,16 @@ from skipcache.benchmarks.diffusion import BETAS, TRAIN_STEPS, Data
 from skipcache.benchmarks.settings import SCHEDULERS
 
 
+def usable_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device: expected one torch can use, got {name!r}; try cpu. {reason}") from None
+    return device
+
+
 def make_scheduler(name: str) -> Any:
     """A diffusers scheduler on the noise levels that the reference denoisers are trained with."""
     cls, options = SCHEDULERS[name]

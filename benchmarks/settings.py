@@ -16,6 +16,7 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 STOCHASTIC = ("ddpm",)  # another number of steps draws other noise: samples cannot be compared one by one
 PREDICTORS = ("hold", "delta", "forecast")
+PRESETS = ("dit-xl-256", "dit-xl-512", "pixart-xl-512", "pixart-xl-1024", "latte-xl-16x256")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -55,6 +56,44 @@ class Settings:
         _one_of("--dtype", self.dtype, DTYPES)
         if self.out.exists() and not self.out.is_dir():
             raise ValueError(f"--out: expected a folder, got the file {self.out}; name another path")
+
+
+@dataclass(frozen=True)
+class PresetSettings:
+    """The options of `skipcache bench --preset`; None leaves the choice to the preset and the device.
+
+    `compile` is a backend of torch.compile, `pairs` how many pairs of runs are timed.
+    """
+
+    preset: str
+    compile: str | None = None
+    steps: int = 50
+    batch: int | None = None
+    intervals: tuple[int, ...] = (2, 3, 4, 5)
+    keep: tuple[int, int] = (1, 1)
+    pairs: int = 5
+    device: str = "cpu"
+    dtype: str | None = None
+    threads: int | None = None
+    out: Path = Path("bench-out")
+    results: Path | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("--preset", self.preset, PRESETS)
+        _at_least("--steps", self.steps, 2, "one step leaves nothing to reuse")
+        _at_least("--intervals", min(self.intervals, default=0), 2, "a preset measures cached steps")
+        _at_least("--keep", min(self.keep), 0, "it counts the units run at each end on a cached step")
+        _at_least("--seeds", self.pairs, 1, "each is a pair of runs")
+        _distinct("--intervals", self.intervals)
+        if self.batch is not None:
+            _at_least("--batch", self.batch, 1, "leave it out for the preset's own")
+        if self.threads is not None:
+            _at_least("--threads", self.threads, 1, "leave it out for all cores")
+        if self.dtype is not None:
+            _one_of("--dtype", self.dtype, DTYPES)
+        for option, folder in (("--out", self.out), ("--results", self.results)):
+            if folder is not None and folder.exists() and not folder.is_dir():
+                raise ValueError(f"{option}: expected a folder, got the file {folder}; name another path")
 
 
 def _at_least(option: str, value: int, lowest: int, why: str) -> None:

@@ -1,16 +1,18 @@
 """Skip-Cache for diffusion transformers (arXiv 2411.17616): all blocks on some steps, only the two ends on the rest."""
 
 from skipcache._version import __version__
-from skipcache.api import accelerate, accelerated, report, reset, restore
+from skipcache.api import accelerate, accelerated, graphs, report, reset, restore
 from skipcache.plan import Plan, make_plan
 from skipcache.policy import Interval, Schedule
 from skipcache.predictor import Delta, Forecast, Hold
+from skipcache.program import Graphs
 from skipcache.report import Report
 from skipcache.stack import Stack, find_stack
 
 __all__ = [
     "Delta",
     "Forecast",
+    "Graphs",
     "Hold",
     "Interval",
     "Plan",
@@ -21,6 +23,7 @@ __all__ = [
     "accelerate",
     "accelerated",
     "find_stack",
+    "graphs",
     "make_plan",
     "report",
     "reset",

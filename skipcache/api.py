@@ -11,6 +11,7 @@ from skipcache.override import override_of
 from skipcache.plan import Keep, make_plan
 from skipcache.policy import Interval, Policy
 from skipcache.predictor import Forecast, Hold, Predictor
+from skipcache.program import Graphs
 from skipcache.report import Report
 from skipcache.stack import Stack, check_stack, find_stack
 from skipcache.target import find_denoisers
@@ -81,6 +82,16 @@ def report(target: Any) -> Any:
     """
     reports: dict[str, Report] = {name: forward.report() for name, forward in _accelerated(target).items()}
     return reports if len(reports) > 1 else next(iter(reports.values()))
+
+
+def graphs(target: Any) -> Any:
+    """The fx engine's `Graphs`, or a dict of them by component for a pipeline of several denoisers.
+
+    They are those of the signature traced last, as torch.fx.Graph, to read: `graphs(model).cached.python_code("self")`.
+    Raises ValueError where fx has served no call yet, with the reason if there is one.
+    """
+    found: dict[str, Graphs] = {name: forward.graphs() for name, forward in _accelerated(target).items()}
+    return found if len(found) > 1 else next(iter(found.values()))
 
 
 @contextmanager

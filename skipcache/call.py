@@ -79,7 +79,7 @@ def _plain(value: Any) -> bool:
 
 
 def _ambient(device: str) -> Hashable:
-    autocast = torch.is_autocast_enabled(device)
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return autocast, torch.get_autocast_dtype(device) if autocast else None, torch.is_inference_mode_enabled()
 
 
@@ -123,5 +123,5 @@ class Mark:
         mine = self.value
         if not isinstance(mine, Tensor) or not isinstance(other, Tensor):
             return self.same(other)
-        unwritten = version(mine) == self.version
-        return unwritten and outline(mine) == outline(other) and torch.equal(mine, other)
+        known = version(mine) == self.version and not mine.is_meta
+        return known and outline(mine) == outline(other) and torch.equal(mine, other)

@@ -25,7 +25,7 @@ from skipcache.override import Override
 from skipcache.plan import Plan
 from skipcache.policy import Policy
 from skipcache.predictor import Predictor
-from skipcache.program import Features, Options
+from skipcache.program import Features, Graphs, Options
 from skipcache.report import Counters, Report
 from skipcache.stack import Stack
 from skipcache.trajectory import Trajectory, Visit
@@ -246,6 +246,16 @@ class CachedForward(Override):
             tuple(counters.reasons),
         )
 
+    def graphs(self) -> Graphs:
+        found = next((e.graphs() for e in self.engines if isinstance(e, FxEngine)), None)
+        if found is None:
+            said = [reason for reason in self.counters.reasons if reason.startswith("fx: ")]
+            if self.settings.engine == "hooks":
+                said = ["it is accelerated with engine='hooks'"]
+            why = "; ".join(said) or "call the model once first, under torch.no_grad()"
+            raise ValueError(f"{type(self.module).__name__} has no graphs yet: {why}")
+        return found
+
     def _run_instead(self, call: Call, step: Callable[[Call], Any]) -> Any:
         """The model from outside, with all that is wrapped around it, but `step` at its heart; not counted."""
         self._local.instead = lambda args, kwargs: step(replace(call, args=args, kwargs=kwargs))
@@ -263,8 +273,8 @@ class CachedForward(Override):
             engine = next((e for e in self.engines if e.knows(blank)), self.engines[-1])
             try:
                 full, cached = count_flops(self._run_instead, engine, self.plain, blank, self.settings.predictor)
-            except RuntimeError:
-                # The model has changed since (its dtype, say) and takes such arguments no more.
+            except Exception:
+                # The model may have changed since, or run what the counter cannot follow (a kernel of others').
                 continue
             plain += full * (calls.get((key, True), 0) + calls.get((key, False), 0))
             made += full * calls.get((key, True), 0) + cached * calls.get((key, False), 0)

@@ -23,7 +23,7 @@ from skipcache.call import Call
 from skipcache.decorators import around, heart
 from skipcache.plan import Plan
 from skipcache.predictor import Hold, Prediction
-from skipcache.program import Features, Options, Programs
+from skipcache.program import Features, Graphs, Options, Programs
 from skipcache.record import Untraceable, record
 from skipcache.stack import Stack
 from skipcache.trace import Stale
@@ -65,6 +65,12 @@ class FxEngine:
 
     def detach(self) -> None:
         self.forget()
+
+    def graphs(self) -> Graphs | None:
+        """Those of the signature that was traced last; None where none was served."""
+        with self._lock:
+            served = [found for found in self._programs.values() if isinstance(found, Programs)]
+        return served[-1].graphs if served else None
 
     def refusal(self, call: Call) -> str | None:
         """Why no program serves calls like this one."""

@@ -26,6 +26,14 @@ REPLAYING = ("reduce-overhead", "max-autotune")
 
 
 @dataclass(frozen=True)
+class Graphs:
+    """What the fx engine runs: the graph of a full step, which also returns H and D, and that of a cached step."""
+
+    full: fx.Graph
+    cached: fx.Graph
+
+
+@dataclass(frozen=True)
 class Program:
     """A graph as a function of the model and its inputs; `constants` go behind the inputs of each call."""
 
@@ -93,6 +101,11 @@ class Programs:
         program = Program.of(traced.graph, traced.tracer.constants, compile)
         return cls(layout, traced, cut, nesting, guard, compile, program)
 
+    @property
+    def graphs(self) -> Graphs:
+        """With the cached step of the kind of prediction that was met last."""
+        return Graphs(self.full_program.graph, list(self.cached_programs.values())[-1].graph)
+
     def full(self, args: Any, kwargs: Any) -> tuple[Any, Features]:
         """The model's output, and (H, D)."""
         output, H, D = self._own(self.full_program(self.layout.model, *_tensors(args, kwargs)))
@@ -116,8 +129,10 @@ class Programs:
         """What was kept and the weights, in the form that the compiled program is made for."""
         kept, weights = prediction.kept, tuple(prediction.weights)
         if self.compile is not False and len(kept) < prediction.predictor.depth:
-            # One program for the first cached steps too: a difference of a feature and itself, times zero.
-            kept = [*kept, *[kept[-1]] * (prediction.predictor.depth - len(kept))]
+            # One program for the first cached steps too: a difference of a feature and itself, times zero. Copies,
+            # since an argument that is given twice is compiled for anew.
+            missing = prediction.predictor.depth - len(kept)
+            kept = [*kept, *(tuple(x.clone() for x in kept[-1]) for _ in range(missing))]
             weights = (*weights, *[0.0] * (len(kept) - 1 - len(weights)))
         return prediction, kept, weights
 

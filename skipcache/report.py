@@ -19,7 +19,8 @@ class Report:
     Attributes:
         full_steps, cached_steps: steps of all trajectories; a step is full if any of its lanes ran all blocks.
         blocks_run, blocks_saved: evaluations of blocks, counted per call.
-        ideal_speedup: FLOPs of as many full calls over the FLOPs of the calls made; None before the first call.
+        ideal_speedup: FLOPs of as many full calls over the FLOPs of the calls made; None before the first
+            call, and where FLOPs cannot be counted.
         cache_bytes: what the cached features hold now, on all threads.
         engine: what serves this denoiser: "fx", "hooks", or both, where they serve different signatures.
         full_at: the steps of the last trajectory that were full, counted from 0.

@@ -39,8 +39,8 @@ MAY_IMPORT = {
         "call", "flops", "graph", "hooks", "override", "plan", "policy", "predictor", "program", "report", "stack",
         "trajectory", "verify",
     },
-    "api": {"forward", "override", "plan", "policy", "predictor", "report", "stack", "target"},
-    "__init__": {"_version", "api", "plan", "policy", "predictor", "report", "stack"},
+    "api": {"forward", "override", "plan", "policy", "predictor", "program", "report", "stack", "target"},
+    "__init__": {"_version", "api", "plan", "policy", "predictor", "program", "report", "stack"},
 }  # fmt: skip
 
 

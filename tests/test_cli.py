@@ -124,6 +124,21 @@ def test_inspect_a_folder(capsys, tmp_path):
     assert "transformer_blocks.4" in printed and "by FLOPs" in printed
 
 
+def test_inspect_prints_the_graphs(capsys):
+    assert main(["inspect", "LatteTransformer3DModel", "--config", "num_layers=4", "--graph"]) == 0
+    full, cached = capsys.readouterr().out.partition("graphs of the fx engine")[2].split("# cached step")
+    nodes = [int(line.split()[1]) for line in full.splitlines() if line.split()[:1] in (["full"], ["cached"])]
+    assert len(nodes) == 2 and nodes[1] < nodes[0]
+    assert "transformer_blocks_2" in full or "transformer_blocks.2" in full or '"2"' in full
+    assert full.count("def forward(self") == cached.count("def forward(self") == 1
+
+
+def test_inspect_says_why_there_are_no_graphs(capsys):
+    arguments = ["Lumina2Transformer2DModel", "--config", "num_layers=4", "hidden_size=96", "sample_size=16"]
+    assert main(["inspect", *arguments]) == 0
+    assert "graphs: none, since" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,0 +1,73 @@
+"""`compile=True`: both graphs whole, two frames for a signature, and nothing compiled again."""
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+import skipcache
+from skipcache import Forecast, Hold
+from tests.sampling import build, equal, sample
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_compiled_again():
+    torch._dynamo.reset()
+    counters.clear()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        yield
+    torch._dynamo.reset()
+
+
+def frames():
+    return counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.parametrize(("name", "predictor"), [("dit", Forecast(1)), ("flux_dev", Hold()), ("latte", Forecast(1))])
+def test_two_frames_for_a_signature(name, predictor):
+    """Over a trajectory, a second one, and one of other length: a full and a cached program, each compiled once."""
+    model = build(name).requires_grad_(False)
+    expected = sample(name, skipcache.accelerate(build(name), interval=3, predictor=predictor), steps=20)
+    skipcache.accelerate(model, interval=3, predictor=predictor, compile={"backend": "aot_eager"})
+    outputs = sample(name, model, steps=20)
+    sample(name, model, steps=11)
+    assert frames() == 2
+    report = skipcache.report(model)
+    assert report.engine == "fx" and report.reasons == ()
+    assert report.ideal_speedup > 1
+    for ours, theirs in zip(outputs, expected):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_a_second_resolution_adds_two_frames():
+    model = build("original_dit")
+    skipcache.accelerate(model, interval=3, compile={"backend": "aot_eager"})
+    generator = torch.Generator().manual_seed(0)
+    for side in (4, 6, 4, 6):
+        x, y = torch.randn(2, 4, side, side, generator=generator), torch.tensor([1, 2])
+        with torch.no_grad():
+            for t in range(900, 0, -100):
+                model(x, torch.full((2,), t), y)
+    assert frames() == 4
+
+
+def test_inductor():
+    model = build("original_dit")
+    expected = sample("original_dit", skipcache.accelerate(build("original_dit"), interval=3))
+    skipcache.accelerate(model, interval=3, engine="fx", compile=True)
+    for ours, theirs in zip(sample("original_dit", model), expected):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    skipcache.restore(model)
+    assert not equal(sample("original_dit", model), expected)
+
+
+def test_outputs_of_replayed_cuda_graphs_are_copied_out():
+    """Their memory is written to by the next replay. Told by the mode, so that it can be seen without a GPU."""
+    model = build("original_dit")
+    skipcache.accelerate(model, interval=3, engine="fx", compile={"mode": "reduce-overhead"})
+    (engine,) = model.__dict__["forward"].engines
+    held = torch.ones(3)
+    programs = type("Programs", (), {"compile": engine.compile})
+    from skipcache.program import Programs
+
+    (copied,) = Programs._own(programs, (held,))
+    assert torch.equal(copied, held) and copied.data_ptr() != held.data_ptr()
