@@ -102,6 +102,12 @@ def test_a_value_against_the_direction_starts_a_trajectory(timesteps, back):
     assert len(model.trajectory.tensors) == 1
 
 
+def test_a_repeated_value_does_not_unlearn_the_direction():
+    model, text = Denoiser(), tensor()
+    model.run([900, 800, 700, 700], text)
+    assert model(750, text) == (0, True, 0)
+
+
 def test_strides_need_not_be_even():
     model, text = Denoiser(Interval(4)), tensor()
     assert model.run([999.0, 998.0, 500.0, 499.5, 3.0, 0.0], text) == every(4, 6)
@@ -631,6 +637,17 @@ def test_the_step_is_the_position_in_the_scheduler(kind, way):
             assert found == [(step, step % 3 == 0, lane) for lane in range(lanes)]
 
 
+@pytest.mark.parametrize("kind", SCHEDULERS)
+def test_a_window_fits_a_run_that_falls_on_the_whole(kind):
+    scheduler, text = SCHEDULERS[kind](), tensor()
+    timesteps = scheduler.timesteps.tolist()
+    model = Denoiser(Interval(3, 700, 200), schedulers=[scheduler])
+    full = [i for i, t in enumerate(timesteps) if i % 3 == 0 or t >= 700 or (i and timesteps[i - 1] <= 200)]
+    assert full_at(model.run(scheduler.timesteps, text)) == full
+    with pytest.raises(ValueError, match="fall"):
+        Denoiser(Interval(3, 200, 700), schedulers=[scheduler]).run(scheduler.timesteps, text)
+
+
 def test_schedulers_are_as_irregular_as_the_tests_want():
     """Otherwise the tests above would prove nothing."""
     changes = {kind: make().timesteps.double().diff() for kind, make in SCHEDULERS.items()}
@@ -653,7 +670,7 @@ def test_set_timesteps_starts_a_trajectory_wherever_the_last_one_stopped(kind):
 def test_a_run_again_without_set_timesteps():
     scheduler, text = started(DDIMScheduler(), 6), tensor()
     model = Denoiser(schedulers=[scheduler])
-    for way in ("views", "copies", "views"):
+    for way in ("views", "views", "copies", "views"):
         assert model.run(map(WAYS[way], scheduler.timesteps), text) == every(3, 6)
 
 
