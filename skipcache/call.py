@@ -95,21 +95,28 @@ def version(x: Tensor) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Mark:
-    """An argument as it was at one call. It holds the tensor, so that its memory is not given to another one."""
+    """An argument as it was at one call. It holds the tensor, so that its memory is not given to another one.
+
+    `copy` stands in for the version where writes are not counted; on a device, where to compare is to synchronise,
+    inference tensors are taken for unwritten.
+    """
 
     value: Any
     version: int
+    copy: Tensor | None = None
 
     @classmethod
     def of(cls, value: Any) -> Mark:
-        return cls(value, version(value) if isinstance(value, Tensor) else 0)
+        if not isinstance(value, Tensor):
+            return cls(value, 0)
+        return cls(value, version(value), value.clone() if value.is_inference() and on_host(value) else None)
 
     def same(self, other: Any) -> bool:
         """`other` is this very argument: the same memory, not written to since. Plain values are compared."""
         mine = self.value
         if not isinstance(mine, Tensor) or not isinstance(other, Tensor):
             return mine is other or (_plain(mine) and _plain(other) and type(mine) is type(other) and mine == other)
-        if version(other) != self.version:
+        if version(other) != self.version or not self._unwritten(other):
             return False
         return mine is other or (
             mine.untyped_storage()._cdata == other.untyped_storage()._cdata
@@ -123,5 +130,9 @@ class Mark:
         mine = self.value
         if not isinstance(mine, Tensor) or not isinstance(other, Tensor):
             return self.same(other)
-        known = version(mine) == self.version and not mine.is_meta
-        return known and outline(mine) == outline(other) and torch.equal(mine, other)
+        if version(mine) != self.version or outline(mine) != outline(other) or mine.is_meta:
+            return False
+        return torch.equal(mine if self.copy is None else self.copy, other)
+
+    def _unwritten(self, other: Tensor) -> bool:
+        return self.copy is None or (outline(self.copy) == outline(other) and torch.equal(self.copy, other))

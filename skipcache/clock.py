@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from skipcache.call import Call, on_host
+from skipcache.call import Call, Mark, on_host
 
 
 def timestep_values(timestep: Tensor | float) -> tuple[float, ...]:
@@ -37,14 +37,21 @@ class SchedulerRun:
         return isinstance(timestep, Tensor) and _memory(timestep) == _memory(self.timesteps)
 
     def position(self, timestep: Tensor | float, last: int | None) -> int | None:
-        """The index of `timestep`, at or after `last` where values repeat; None where only the device could tell."""
+        """The index of `timestep`, at or after `last` where values repeat; None where it shows none on the host."""
         if isinstance(timestep, Tensor) and self.holds(timestep):
             return self._by_memory(timestep)
-        found = self._by_value(timestep, last) if on_host(timestep) and on_host(self.timesteps) else None
-        if found is not None:
-            return found
+        return self._by_value(timestep, last) if on_host(timestep) and on_host(self.timesteps) else None
+
+    @property
+    def count(self) -> int | None:
+        """Where the scheduler itself says it is: at the end, past its timesteps; None if it does not say."""
         index = getattr(self.scheduler, "step_index", None)
         return index if index is not None else getattr(self.scheduler, "begin_index", None)
+
+    def turn(self, before: int, after: int, like: Tensor | float) -> int:
+        """The direction from one position to another, in the dtype of `like`, which may round a change away."""
+        values = self._values(like.dtype if isinstance(like, Tensor) else self.timesteps.dtype)
+        return direction((values[before],), (values[after],))
 
     def repeats(self, position: int) -> bool:
         """The timestep after `position` has the same value: a second evaluation of the same step (Heun, PNDM)."""
@@ -79,15 +86,38 @@ class SchedulerRun:
 
 @dataclass(eq=False)
 class Moment:
-    """The time of one call. Where a run knows its `position`, the values are read only when a policy asks for them."""
+    """The time of one call. Where a run knows its `position`, the values are read only when a policy asks for them.
+
+    `counted`: the position is the scheduler's own count, and nothing in the timestep bears it out.
+    """
 
     timestep: Tensor | float
     run: SchedulerRun | None = None
     position: int | None = None
+    counted: bool = False
+
+    def __post_init__(self) -> None:
+        # The loop may write the next timestep into the same memory before this one is asked for.
+        self.mark = Mark.of(self.timestep)
+        if on_host(self.timestep):
+            self.timesteps = timestep_values(self.timestep)
+        elif isinstance(self.timestep, Tensor):
+            self.timestep = self.timestep.clone()
 
     @cached_property
     def timesteps(self) -> tuple[float, ...]:
         return timestep_values(self.timestep)
+
+    def turns(self, last: Moment) -> tuple[int, int] | None:
+        """The directions of the timestep and of the run's own, from `last`; None where there is nothing to compare."""
+        run, at = self.run, self.position
+        if not self.counted or run is None or not at:
+            return None
+        # Before its first step a scheduler has no count.
+        before = at - 1 if last.position is None else last.position
+        if not all(map(on_host, (self.timestep, last.timestep, run.timesteps))):
+            return None
+        return direction(last.timesteps, self.timesteps), run.turn(before, at, self.timestep)
 
     @property
     def is_dark(self) -> bool:
@@ -108,13 +138,20 @@ class Clock:
         if self.run is None:
             return Moment(call.timestep)
         known = last.position if last is not None and last.run is self.run else None
-        return Moment(call.timestep, self.run, self.run.position(call.timestep, known))
+        position, count = self.run.position(call.timestep, known), self.run.count
+        if position is not None or count is None:
+            return Moment(call.timestep, self.run, position)
+        if count >= len(self.run.timesteps):
+            return Moment(call.timestep)
+        return Moment(call.timestep, self.run, count, counted=True)
 
     def _current(self, call: Call, runs: list[SchedulerRun]) -> SchedulerRun | None:
         fresh = [run for run in runs if not any(run.timesteps is seen for seen in self._seen)]
         self._seen = [run.timesteps for run in runs] or self._seen
         holding = [run for run in runs if run.holds(call.timestep)]
-        fitting = holding or [r for r in fresh if r.position(call.timestep, None) is not None] or fresh
+        fitting = (
+            holding or [r for r in fresh if r.position(call.timestep, None) is not None or r.count is not None] or fresh
+        )
         if fitting:
             same = self.run is not None and fitting[0].timesteps is self.run.timesteps
             return self.run if same else fitting[0]

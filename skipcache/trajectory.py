@@ -44,7 +44,7 @@ class Trajectory:
         self.lanes = Lanes()
         self._moment: Moment | None = None
         self._sample: Hashable = None
-        self._direction = 0
+        self._direction = self._sense = 0
         self._index = self._last_index = self._last_full = -1
         self._full = True
 
@@ -92,18 +92,32 @@ class Trajectory:
     def _ahead(self, moment: Moment, last: Moment, read: bool = False) -> int | None:
         """Steps from `last` to `moment`, -1 for a turn back; None where only a look at the device could tell."""
         if moment.position is not None:
+            if self._contradicts(moment, last):
+                return -1
             # A scheduler's step_index is None until its first step, so that a position then is one step on.
             return max(moment.position - last.position, -1) if last.position is not None else 1
         if moment.is_dark and not read:
-            return None
+            return 0 if last.mark.same(moment.mark.value) else None
         if moment.timesteps == last.timesteps:
             return 0
         turn = direction(last.timesteps, moment.timesteps)
         return -1 if turn == -self._direction != 0 else 1
 
+    def _contradicts(self, moment: Moment, last: Moment) -> bool:
+        """The scheduler's count is not of this call: timesteps do not move with it. So in a loop of the user's own."""
+        turns = moment.turns(last)
+        if turns is None:
+            return False
+        here, there = turns
+        sense = here * there
+        self._sense = self._sense or sense
+        return sense != self._sense if sense else here != there
+
     def _again(self, call: Call, lane: Lane, moment: Moment) -> int:
         """Steps ahead for a second call of `lane` at one time."""
         if lane.sample is None or lane.sample.same(call.sample):
+            return -1
+        if moment.counted:
             return -1
         if moment.run is not None and moment.position is not None and moment.run.repeats(moment.position):
             moment.position += 1

@@ -1,5 +1,6 @@
 """Real pipelines, from `accelerate(pipe)` to `restore`: exact where it must be, and never a stale feature."""
 
+import contextlib
 import copy
 import threading
 
@@ -29,6 +30,7 @@ PIPELINES = {
     "pixart_sigma": (pipelines.sigma, pipelines.run_pixart),
     "latte": (pipelines.latte, pipelines.run_latte),
     "sd3": (pipelines.sd3, pipelines.run_sd3),
+    "flux": (pipelines.flux, pipelines.run_flux),
     "wan": (pipelines.wan, pipelines.run_wan),
 }
 each = pytest.mark.parametrize("name", PIPELINES)
@@ -87,6 +89,61 @@ def test_a_run_that_was_aborted_leaves_nothing(name, at):
         run(pipe, seed=0)
     handle.remove()
     assert torch.equal(run(pipe, seed=1), expected)
+
+
+@pytest.mark.parametrize("name", ["pixart_sigma", "wan"])
+def test_a_block_that_raised_in_mid_step_leaves_nothing(name):
+    pipe, run = fresh(name)
+    expected = run(pipe, seed=1)
+    blocks = next(m for m in pipe.transformer.children() if isinstance(m, torch.nn.ModuleList))
+    calls = iter(range(100))
+
+    def boom(*args):
+        if next(calls) == 4:
+            raise MemoryError
+
+    handle = blocks[0].register_forward_pre_hook(boom)
+    with pytest.raises(MemoryError):
+        run(pipe, seed=0)
+    handle.remove()
+    assert torch.equal(run(pipe, seed=1), expected)
+
+
+@pytest.mark.parametrize("name", ["sd3", "wan"])
+@pytest.mark.parametrize("at", [0, 3])
+def test_a_run_that_its_callback_left_leaves_nothing(name, at):
+    pipe, run = fresh(name)
+    expected = run(pipe, seed=1)
+
+    def leave(pipe, step, timestep, kwargs):
+        if step == at:
+            raise KeyboardInterrupt
+        return kwargs
+
+    with pytest.raises(KeyboardInterrupt):
+        run(pipe, seed=0, callback_on_step_end=leave)
+    assert torch.equal(run(pipe, seed=1), expected)
+
+
+@each
+def test_a_cached_run_equals_one_whose_deep_feature_is_replaced_by_hand(name):
+    """The reference runs all blocks and counts calls: what the last deep block gave at a full step is given again."""
+    make, run = PIPELINES[name]
+    pipe = skipcache.accelerate(make(), interval=3, predictor=Hold())
+    plain = make()
+    lanes = 2 if name in ("flux", "wan") else 1
+    model, calls, kept = plain.transformer, iter(range(1000)), {}
+    lists = [m for m in model.children() if isinstance(m, torch.nn.ModuleList) and len(m) > 1]
+
+    def hold(module, args, output):
+        step, lane = divmod(next(calls), lanes)
+        if step % 3:
+            return kept[lane]
+        kept[lane] = output
+        return None
+
+    lists[-1][-2].register_forward_hook(hold)
+    assert torch.equal(run(pipe), run(plain))
 
 
 @pytest.mark.parametrize("name", ["dit", "pixart_sigma", "sd3"])
@@ -151,6 +208,29 @@ def test_img2img_enters_the_schedule_half_way():
     first = pipelines.run_sd3(pipe, steps=10, strength=0.6, image=image)
     assert skipcache.report(pipe).full_at == (0, 3)
     assert torch.equal(pipelines.run_sd3(pipe, steps=10, strength=0.6, image=image), first)
+
+
+@pytest.mark.parametrize("at", [0, 2, 3])
+def test_img2img_goes_on_lower_than_a_run_that_was_left(at):
+    """By their timesteps alone the two would be one falling run."""
+    one = pipelines.sd3()
+    other = pipelines.sd3(StableDiffusion3Img2ImgPipeline)
+    image = randn(1, 3, 16, 16).clamp(-1, 1)
+    expected = pipelines.run_sd3(skipcache.accelerate(other, interval=3), steps=10, strength=0.4, image=image)
+    other = pipelines.sd3(StableDiffusion3Img2ImgPipeline)
+    other.transformer = one.transformer
+    skipcache.accelerate(one, interval=3)
+    skipcache.accelerate(other, interval=3)
+
+    def leave(pipe, step, timestep, kwargs):
+        if step == at:
+            raise KeyboardInterrupt
+        return kwargs
+
+    with pytest.raises(KeyboardInterrupt):
+        pipelines.run_sd3(one, steps=10, callback_on_step_end=leave)
+    assert torch.equal(pipelines.run_sd3(other, steps=10, strength=0.4, image=image), expected)
+    assert skipcache.report(other).full_at == (0, 3)
 
 
 SCHEDULERS = {
@@ -260,6 +340,16 @@ def test_a_deep_copy_of_a_pipeline_knows_its_own_scheduler():
     assert skipcache.report(twin).full_steps == 3
 
 
+def test_a_deep_copy_counts_the_evaluations_of_its_own_scheduler():
+    """Without a scheduler the second evaluation of each of Heun's steps would be full."""
+    pipe, run = fresh("pixart_sigma")
+    pipe.scheduler = HeunDiscreteScheduler()
+    twin = copy.deepcopy(pipe)
+    del pipe
+    run(twin, steps=6)
+    assert skipcache.report(twin).full_at == (0, 3, 6, 9)
+
+
 def test_a_loop_of_one_s_own_over_the_pipeline_s_model():
     """Another scheduler than the pipeline's: its timesteps are not positions in the pipeline's last run."""
     pipe, run = fresh("dit")
@@ -275,6 +365,37 @@ def test_a_loop_of_one_s_own_over_the_pipeline_s_model():
                 model(x, timestep=torch.full((2,), t), class_labels=labels)
                 x = x * 0.9
         assert skipcache.report(pipe).full_at == (0, 3, 6, 9)
+
+
+@pytest.mark.parametrize("left", [None, 0, 3])
+def test_a_loop_of_one_s_own_at_a_thousandth_of_the_timestep(left):
+    """The scheduler of the pipeline has stepped, and stands still: its count says nothing of this loop."""
+    pipe, run = fresh("flux")
+
+    def leave(pipe, step, timestep, kwargs):
+        if step == left:
+            raise KeyboardInterrupt
+        return kwargs
+
+    inputs = []
+    handle = pipe.transformer.register_forward_pre_hook(lambda m, a, kwargs: inputs.append(kwargs), with_kwargs=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        run(pipe, true_cfg_scale=1.0, callback_on_step_end=leave)
+    handle.remove()
+
+    def loop(model):
+        x, outputs = inputs[0]["hidden_states"], []
+        for t in torch.linspace(1, 0.2, 5):
+            with torch.no_grad():
+                kwargs = {**inputs[0], "hidden_states": x, "timestep": t.expand(1)}
+                outputs.append(model(**kwargs)[0])
+            x = x - outputs[-1] / 5
+        return outputs
+
+    found = loop(pipe.transformer)
+    assert skipcache.report(pipe).full_at == (0, 3)
+    expected = loop(skipcache.accelerate(pipelines.flux(), interval=3).transformer)
+    assert all(map(torch.equal, found, expected))
 
 
 def test_the_window_is_in_the_model_s_timesteps():
