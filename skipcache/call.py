@@ -93,6 +93,15 @@ def version(x: Tensor) -> int:
     return -1 if x.is_inference() else x._version
 
 
+def versions(call: Call) -> list[int]:
+    """The counts of in-place writes to the tensors among the arguments."""
+    leaves = pytree.tree_leaves((call.args, dict(call.kwargs)))
+    return [version(leaf) for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+WRITES = "the forward writes to its arguments, so that no second run could prove the first"
+
+
 @dataclass(frozen=True, eq=False)
 class Mark:
     """An argument as it was at one call. It holds the tensor, so that its memory is not given to another one."""

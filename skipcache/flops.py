@@ -61,7 +61,7 @@ def count_flops(
     def cached_step(call: Call) -> Any:
         return engine.cached(forward, call, Prediction(Hold(), [features[0][1]], (), residual=False))
 
-    with torch.no_grad(), quietly(sample.device), _countable():
+    with torch.no_grad(), quietly(sample.device, engine.model), _countable():
         with FlopCounterMode(display=False) as full:
             run(call, full_step)
         if features[0] is None:
