@@ -710,7 +710,7 @@ def test_a_cached_latte_step_has_no_trace_of_the_skipped_pairs():
         model = skipcache.accelerate(deep_latte(depth), interval=3, engine="fx")
         sample("latte", model)
         (made,) = programs(model)
-        held = next(g.graph for key, g in made.cached_programs.items() if key[0] == skipcache.Hold())
+        held = next(g.graph for key, g in made.cached_programs.items() if key[0] == Hold())
         found[depth] = made.full_program.graph, held, [p.graph for p in made.cached_programs.values()]
     assert targets(found[4][1]) == targets(found[8][1])
     assert [len(g.nodes) for g in found[4][2]] == [len(g.nodes) for g in found[8][2]]
@@ -730,9 +730,10 @@ def test_no_deep_block_is_in_any_cached_program(name, keep):
     ends = {path for unit in (*stack.units[:head], *stack.units[len(stack.units) - tail :]) for path in unit}
     (made,) = programs(model)
     assert made.cached_programs
-    for program in made.cached_programs.values():
+    for key, program in made.cached_programs.items():
         called = {n.target for n in program.graph.nodes if n.op == "call_module"}
-        assert called & set(stack.blocks) == ends
+        ran = called & set(stack.blocks)
+        assert ran == ends or (key[0] == Hold() and ran < ends), "what is held needs no head"
         assert not any(path.startswith(f"{block}.") for path in called for block in set(stack.blocks) - ends)
     full = {n.target for n in made.full_program.graph.nodes if n.op == "call_module"}
     assert set(stack.blocks) <= full
