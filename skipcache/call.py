@@ -30,6 +30,7 @@ class Call:
     context: str | None = None
     sample_structure: Hashable = None
     batch: int = 0
+    autocast: torch.dtype | None = None
 
 
 def read_call(
@@ -55,9 +56,12 @@ def read_call(
         shape.append((name, spec, tuple(outline(leaf) for leaf in parts)))
         values += [leaf for leaf in parts if not isinstance(leaf, Tensor)]
     structure = (outlines, outline(t), tuple(shape))
-    key = (structure, tuple(v if _plain(v) else id(v) for v in values), _ambient(samples[0].device.type))
+    device = samples[0].device.type
+    autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    ambient = autocast, torch.is_inference_mode_enabled()
+    key = (structure, tuple(v if _plain(v) else id(v) for v in values), ambient)
     batch = len(x) if isinstance(x, (list, tuple)) else x.shape[0]
-    return Call(args, kwargs, samples[0], t, tuple(leaves), structure, key, context, outlines, batch)
+    return Call(args, kwargs, samples[0], t, tuple(leaves), structure, key, context, outlines, batch, autocast)
 
 
 def _flat(value: Any) -> tuple[list[Any], Hashable]:
@@ -76,11 +80,6 @@ def outline(value: Any) -> Hashable:
 
 def _plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str, torch.dtype, torch.device))
-
-
-def _ambient(device: str) -> Hashable:
-    autocast = torch.is_autocast_enabled(device)
-    return autocast, torch.get_autocast_dtype(device) if autocast else None, torch.is_inference_mode_enabled()
 
 
 def on_host(value: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,7 +61,9 @@ def count_flops(
     def cached_step(call: Call) -> Any:
         return engine.cached(forward, call, Prediction(Hold(), [features[0][1]], (), residual=False))
 
-    with torch.no_grad(), quietly(sample.device, engine.model), _countable():
+    dtype, kind = blank.autocast, sample.device.type
+    autocast = nullcontext() if dtype is None else torch.autocast(kind, dtype)
+    with torch.no_grad(), autocast, quietly(sample.device, engine.model), _countable():
         with FlopCounterMode(display=False) as full:
             run(call, full_step)
         if features[0] is None:

@@ -106,6 +106,9 @@ class FxEngine:
                 return programs.cached(args, kwargs, prediction)
             except Stale:
                 return self._first(replace(call, args=args, kwargs=kwargs))[0]
+            except Untraceable as error:
+                self._keep(call, _reason(error))
+                return heart(type(self.model).forward)(self.model, *args, **kwargs)
 
         return self._decorated(step, call)
 

@@ -116,9 +116,14 @@ class Programs:
                 return predictor.predict(H if residual else None, kept, weights)
 
             specs = [[Spec.of(x) for x in streams] for streams in kept]
-            with torch.inference_mode(False), torch.no_grad():
-                tracer = self.trace.tracer
-                graph, extra = cut_graph(self.trace.graph, tracer, self.cut, self.layout, predict, specs, weights)
+            tracer = self.trace.tracer
+            try:
+                with torch.inference_mode(False), torch.no_grad():
+                    graph, extra = cut_graph(self.trace.graph, tracer, self.cut, self.layout, predict, specs, weights)
+            except Untraceable:
+                raise
+            except Exception as error:  # a predictor of one's own may do anything
+                raise Untraceable(f"the predictor cannot be traced: {type(error).__name__}: {error}") from error
             found = Program.of(graph, extra, self.compile)
             self.cached_programs[key] = found
         return found
