@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,6 +60,7 @@ class Programs:
     compile: Options
     full_program: Program
     cached_programs: dict[Any, Program] = field(default_factory=dict)
+    _making: threading.Lock = field(default_factory=threading.Lock, repr=False)  # fake tensors are for one thread
 
     @classmethod
     def of(
@@ -96,8 +98,10 @@ class Programs:
         """The model's output from head, tail and the predicted deep feature."""
         kept, weights = prediction.kept, tuple(prediction.weights)
         if self.compile is not False and len(kept) < prediction.predictor.depth:
-            # One program for the first cached steps too: a difference of a feature and itself, times zero.
-            kept = [*kept, *[kept[-1]] * (prediction.predictor.depth - len(kept))]
+            # One program for the first cached steps too: a difference of a feature and itself, times zero. The same
+            # tensor twice would be compiled into the program.
+            missing = prediction.predictor.depth - len(kept)
+            kept = [*kept, *(tuple(map(torch.clone, kept[-1])) for _ in range(missing))]
             weights = (*weights, *[0.0] * (len(kept) - 1 - len(weights)))
         program = self.cached_program(prediction, kept, len(weights))
         inputs = [x for streams in kept for x in streams]
@@ -108,25 +112,28 @@ class Programs:
 
     def cached_program(self, prediction: Prediction, kept: Sequence[Streams], weights: int) -> Program:
         key = (prediction.predictor, prediction.residual, weights, tuple(tuple(map(Spec.of, s)) for s in kept))
-        found = self.cached_programs.get(key)
-        if found is None:
-            predictor, residual = prediction.predictor, prediction.residual
-
-            def predict(H: Streams | None, kept: Sequence[Streams], weights: Sequence[Any]) -> Streams:
-                return predictor.predict(H if residual else None, kept, weights)
-
-            specs = [[Spec.of(x) for x in streams] for streams in kept]
-            tracer = self.trace.tracer
-            try:
-                with torch.inference_mode(False), torch.no_grad():
-                    graph, extra = cut_graph(self.trace.graph, tracer, self.cut, self.layout, predict, specs, weights)
-            except Untraceable:
-                raise
-            except Exception as error:  # a predictor of one's own may do anything
-                raise Untraceable(f"the predictor cannot be traced: {type(error).__name__}: {error}") from error
-            found = Program.of(graph, extra, self.compile)
-            self.cached_programs[key] = found
+        with self._making:
+            found = self.cached_programs.get(key)
+            if found is None:
+                found = self.cached_programs[key] = self._make_cached(prediction, kept, weights)
         return found
+
+    def _make_cached(self, prediction: Prediction, kept: Sequence[Streams], weights: int) -> Program:
+        predictor, residual = prediction.predictor, prediction.residual
+
+        def predict(H: Streams | None, kept: Sequence[Streams], weights: Sequence[Any]) -> Streams:
+            return predictor.predict(H if residual else None, kept, weights)
+
+        specs = [[Spec.of(x) for x in streams] for streams in kept]
+        tracer = self.trace.tracer
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                graph, extra = cut_graph(self.trace.graph, tracer, self.cut, self.layout, predict, specs, weights)
+        except Untraceable:
+            raise
+        except Exception as error:  # a predictor of one's own may do anything
+            raise Untraceable(f"the predictor cannot be traced: {type(error).__name__}: {error}") from error
+        return Program.of(graph, extra, self.compile)
 
     def _own(self, outputs: Any) -> Any:
         """Outputs that stay as they are when the program runs again."""
