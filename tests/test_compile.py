@@ -12,7 +12,7 @@ from skipcache.forward import CachedForward
 from skipcache.override import override_of
 from skipcache.program import Programs
 from tests.sampling import build, equal, sample
-from tests.test_graph import Tiny, lora, run, tiny
+from tests.test_graph import Tiny, run, tiny
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +88,8 @@ def test_backends_come_out_as_eager_does(backend):
     for one, other in zip(outputs, expected):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
     assert skipcache.report(model).cached_steps == 4 and skipcache.report(model).engine == "fx"
-    assert equal(run(model), outputs)
+    for one, other in zip(run(model), outputs):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)  # the very first step ran as ever
 
 
 def test_auto_compiles_too_and_no_block_is_overridden():
@@ -107,13 +108,17 @@ def test_a_copy_compiles_for_itself():
     assert equal(run(other), outputs) and equal(run(model), outputs)
 
 
-def test_adapters_are_seen_by_compiled_programs():
-    ours = skipcache.accelerate(build("flux_dev"), 3, engine="fx", compile={"backend": Counting()})
-    theirs = skipcache.accelerate(build("flux_dev"), 3, engine="hooks")
-    assert equal(sample("flux_dev", ours), sample("flux_dev", theirs))
+def test_changed_weights_and_parts_are_seen_by_compiled_programs():
+    ours = skipcache.accelerate(tiny(Plain), 3, engine="fx", compile={"backend": Counting()})
+    theirs = skipcache.accelerate(tiny(Plain), 3, engine="hooks")
+    outputs = run(ours)
+    assert equal(outputs, run(theirs))
     for one in (ours, theirs):
-        lora(one, "first")
-    assert equal(sample("flux_dev", ours), sample("flux_dev", theirs))
+        one.blocks[0].mlp[0].weight.data.mul_(2)
+    assert not equal(run(ours), outputs) and equal(run(ours), run(theirs))
+    for one in (ours, theirs):
+        one.outlet = nn.Sequential(one.outlet, nn.Tanh())
+    assert equal(run(ours), run(theirs))
 
 
 def test_outputs_of_replayed_graphs_are_copied():
@@ -121,7 +126,9 @@ def test_outputs_of_replayed_graphs_are_copied():
     for mode, copied in (("reduce-overhead", True), ("max-autotune", True), ("default", False)):
         model = skipcache.accelerate(tiny(Plain), 3, engine="fx")
         run(model)
-        (made,) = (p for p in override_of(model, CachedForward).engines[0]._programs.values() if isinstance(p, Programs))
+        (made,) = (
+            p for p in override_of(model, CachedForward).engines[0]._programs.values() if isinstance(p, Programs)
+        )
         made.compile = {"mode": mode}
         x = torch.ones(2)
         (y,) = made._own((x,))

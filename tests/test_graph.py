@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import copy
-
 import random
 import threading
 import warnings
@@ -15,7 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 import skipcache
-from skipcache import Delta, Forecast, Hold
+from skipcache import Forecast, Hold
 from skipcache.forward import CachedForward
 from skipcache.graph import MAX_FRUITLESS, MAX_PROGRAMS
 from skipcache.override import override_of
@@ -339,7 +338,9 @@ def test_tracing_leaves_nothing_on_the_model_and_nothing_patched(name):
     assert (nn.Module.__call__, nn.Module.__getattr__, nn.Module.__setattr__) == (call, fetch, set_attribute)
     assert {key: id(x) for key, x in [*model.named_parameters(), *model.named_buffers()]} == parameters
     after = {path: set(module.__dict__) for path, module in model.named_modules()}
-    assert {path: after[path] - before[path] - {"forward", "cache_context"} for path in after} == dict.fromkeys(after, set())
+    assert {path: after[path] - before[path] - {"forward", "cache_context"} for path in after} == dict.fromkeys(
+        after, set()
+    )
     assert not any("forward" in model.get_submodule(path).__dict__ for path in skipcache.find_stack(model).blocks)
 
 
@@ -370,7 +371,7 @@ def test_a_change_of_shape_never_runs_another_signature_s_program():
         kwargs, x_name, _ = inputs(name, model)
         sizes = [kwargs[x_name].shape[-1], kwargs[x_name].shape[-1] // 2]
 
-        def resized(one, size):
+        def resized(one, size, x_name=x_name, sizes=sizes):
             def call(**given):
                 given[x_name] = given[x_name][..., :size, :size].contiguous()
                 output = first(one(**given))
@@ -512,7 +513,7 @@ def test_a_lora_scale_is_applied_on_every_call_and_taken_back():
         lora(one, "first")
     for scale in (0.5, 2.0, 0.5):
         outputs = [
-            sample("flux_dev", one, call=lambda one=one, **kw: one(**kw, joint_attention_kwargs={"scale": scale}))
+            sample("flux_dev", one, call=lambda one=one, s=scale, **kw: one(**kw, joint_attention_kwargs={"scale": s}))
             for one in (ours, theirs)
         ]
         assert equal(*outputs)
@@ -586,7 +587,9 @@ def test_the_model_may_change_after_it_was_accelerated(name, change):
 
     def outputs(one):
         def call(**kwargs):
-            floats = {k: x.to(dtype) for k, x in kwargs.items() if x.is_floating_point() and dtype and "timestep" not in k}
+            floats = {
+                k: x.to(dtype) for k, x in kwargs.items() if x.is_floating_point() and dtype and "timestep" not in k
+            }
             return one(**{**kwargs, **floats})
 
         return sample(name, one, call=call)
