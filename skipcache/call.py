@@ -30,6 +30,7 @@ class Call:
     context: str | None = None
     sample_structure: Hashable = None
     batch: int = 0
+    autocast: torch.dtype | None = None
 
 
 def read_call(
@@ -55,9 +56,13 @@ def read_call(
         shape.append((name, spec, tuple(outline(leaf) for leaf in parts)))
         values += [leaf for leaf in parts if not isinstance(leaf, Tensor)]
     structure = (outlines, outline(t), tuple(shape))
-    key = (structure, tuple(v if _plain(v) else id(v) for v in values), _ambient(samples[0].device.type))
+    device = samples[0].device.type
+    casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    autocast = torch.get_autocast_dtype(device) if casts else None
+    ambient = autocast, torch.is_inference_mode_enabled()
+    key = (structure, tuple(v if _plain(v) else id(v) for v in values), ambient)
     batch = len(x) if isinstance(x, (list, tuple)) else x.shape[0]
-    return Call(args, kwargs, samples[0], t, tuple(leaves), structure, key, context, outlines, batch)
+    return Call(args, kwargs, samples[0], t, tuple(leaves), structure, key, context, outlines, batch, autocast)
 
 
 def _flat(value: Any) -> tuple[list[Any], Hashable]:
@@ -78,11 +83,6 @@ def _plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str, torch.dtype, torch.device))
 
 
-def _ambient(device: str) -> Hashable:
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return autocast, torch.get_autocast_dtype(device) if autocast else None, torch.is_inference_mode_enabled()
-
-
 def on_host(value: Any) -> bool:
     """Reading `value` synchronises with no device."""
     return not isinstance(value, Tensor) or value.device.type == "cpu"
@@ -91,6 +91,15 @@ def on_host(value: Any) -> bool:
 def version(x: Tensor) -> int:
     """The count of in-place writes to `x`; inference tensors keep none."""
     return -1 if x.is_inference() else x._version
+
+
+def versions(call: Call) -> list[int]:
+    """The counts of in-place writes to the tensors among the arguments."""
+    leaves = pytree.tree_leaves((call.args, dict(call.kwargs)))
+    return [version(leaf) for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+WRITES = "the forward writes to its arguments, so that no second run could prove the first"
 
 
 @dataclass(frozen=True, eq=False)

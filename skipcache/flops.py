@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,7 +65,9 @@ def count_flops(
             lane.record(step, H, D, predictor)
         return engine.cached(forward, call, lane.predict(predictor.depth, predictor))
 
-    with torch.no_grad(), quietly(sample.device), _countable():
+    dtype, kind = blank.autocast, sample.device.type
+    autocast = nullcontext() if dtype is None else torch.autocast(kind, dtype)
+    with torch.no_grad(), autocast, quietly(sample.device, engine.model), _countable():
         with FlopCounterMode(display=False) as full:
             run(call, full_step)
         if features[0] is None:

@@ -8,7 +8,7 @@ import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from skipcache.call import Call, read_call
+from skipcache.call import WRITES, Call, read_call, versions
 from skipcache.flops import blank_call, count_flops
 from skipcache.graph import FxEngine
 from skipcache.hooks import HookEngine
@@ -29,7 +29,7 @@ from skipcache.program import Features, Graphs, Options
 from skipcache.report import Counters, Report
 from skipcache.stack import Stack
 from skipcache.trajectory import Trajectory, Visit
-from skipcache.verify import quietly
+from skipcache.verify import Moment
 
 MAX_OUTLINES = 16
 
@@ -151,17 +151,24 @@ class CachedForward(Override):
     def _full(self, call: Call) -> tuple[Any, Features | None]:
         """A full step by the first engine that can serve this signature; those before it say why they cannot."""
         outputs: list[Any] = []
+        before, moment = versions(call), None
         for engine in self.engines:
             if engine.refusal(call) is None:
+                if moment is not None:
+                    # The model has run already for an engine that found only then that it cannot serve.
+                    moment.put_back()
+                known = engine.knows(call) or engine is self.engines[-1]
+                moment = None if known else Moment(call.sample.device, self.module)
                 engine.attach()
-                # The model has run already where an engine found only now that it cannot serve.
-                with quietly(call.sample.device) if outputs else nullcontext():
-                    output, features = engine.full(self.plain, call)
-                outputs.append(output)
+                output, features = engine.full(self.plain, call)
+                outputs = [output]
                 if features is not None:
                     self.counters.engines[engine.name] = None
-                    return outputs[0], features
+                    return output, features
             self._refused(engine, engine.refusal(call) or "")
+            if outputs and versions(call) != before:
+                self._say(WRITES)
+                break
         return outputs[0] if outputs else self.plain(*call.args, **call.kwargs), None
 
     def _refused(self, engine: Engine, reason: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skipcache.call import Call
+from skipcache.call import WRITES, Call, versions
 from skipcache.decorators import around, heart
 from skipcache.plan import Plan
 from skipcache.predictor import Hold, Prediction
@@ -124,6 +124,9 @@ class FxEngine:
                 return programs.cached(args, kwargs, prediction)
             except Stale:
                 return self._first(replace(call, args=args, kwargs=kwargs))[0]
+            except Untraceable as error:
+                self._keep(call, _reason(error))
+                return heart(type(self.model).forward)(self.model, *args, **kwargs)
 
         return self._decorated(step, call)
 
@@ -143,9 +146,12 @@ class FxEngine:
     def _first(self, call: Call) -> tuple[Any, Features | None]:
         """The first step of a signature: it runs as ever, and is recorded, traced, cut and proved."""
         function = heart(type(self.model).forward)
+        before = versions(call)
         recording = record(function, self.model, self.stack.blocks, self.deep, call.args, call.kwargs)
         features, made = None, ""  # type: tuple[Features | None, Programs | str]
         try:
+            if versions(call) != before:
+                raise Untraceable(WRITES)
             made = Programs.of(function, self.model, self.stack, self.deep, recording, call, self.compile)
             features = _proved(made, call, recording.output)
         except Exception as error:  # the forward's own Python may fail in any way on tensors without values
@@ -175,7 +181,7 @@ class FxEngine:
 
 def _proved(made: Programs, call: Call, output: Any) -> Features:
     """The features of the full program, which like a cached one that is given D must come out as `output`."""
-    with quietly(call.sample.device), torch.compiler.set_stance("force_eager"):
+    with quietly(call.sample.device, made.layout.model), torch.compiler.set_stance("force_eager"):
         again, (H, D) = made.full(call.args, call.kwargs)
         held = made.cached(call.args, call.kwargs, Prediction(Hold(), [D], (), residual=False))
     if not (same_output(output, again) and same_output(output, held)):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skipcache.call import Call, outline, version
+from skipcache.call import WRITES, Call, outline, version, versions
 from skipcache.override import Override
 from skipcache.plan import Plan
 from skipcache.predictor import Hold, Prediction, Streams
@@ -82,7 +82,7 @@ class HookEngine:
     name = "hooks"
 
     def __init__(self, model: nn.Module, stack: Stack, plan: Plan) -> None:
-        self.stack = stack
+        self.model, self.stack = model, stack
         sizes = [len(unit) for unit in stack.units]
         self.deep = range(sum(sizes[: plan.head]), sum(sizes[: plan.depth - plan.tail]))
         self.blocks = [BlockForward(self, i, model.get_submodule(path)) for i, path in enumerate(stack.blocks)]
@@ -90,7 +90,7 @@ class HookEngine:
         self.forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in ("stack", "deep", "blocks", "attached")}
+        return {name: self.__dict__[name] for name in ("model", "stack", "deep", "blocks", "attached")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -166,14 +166,14 @@ class HookEngine:
         Models that write to their features in place are found out here, by the tensors' versions or by the proof, and
         run once more on copies.
         """
-        run = FirstRun(self, call.batch)
+        run, before = FirstRun(self, call.batch), versions(call)
         with self._doing(run):
             output = forward(*call.args, **call.kwargs)
-        seen = run.wiring()
+        seen = run.wiring() if versions(call) == before else Wiring(refusal=WRITES)
         features = (run.H, run.D)
         for wiring in (seen, replace(seen, copies=True)):
             if wiring.copies and not wiring.refusal:
-                with quietly(call.sample.device):
+                with quietly(call.sample.device, self.model):
                     features = self._full(forward, call, wiring)[1]
             if wiring.refusal or self._holds(forward, call, output, features, wiring):
                 break
@@ -184,7 +184,7 @@ class HookEngine:
 
     def _holds(self, forward: Callable[..., Any], call: Call, output: Any, features: Features, wiring: Wiring) -> bool:
         run = CachedRun(self, call.batch, wiring, Prediction(Hold(), [features[1]], (), residual=False))
-        with quietly(call.sample.device), self._doing(run):
+        with quietly(call.sample.device, self.model), self._doing(run):
             return same_output(output, forward(*call.args, **call.kwargs))
 
     def keep(self, index: int, streams: Streams, batch: int, copy: bool = False) -> Streams:

@@ -1,0 +1,774 @@
+"""The fx engine: what it refuses, what it must not bake in, what it survives, and what its graphs hold."""
+
+import collections
+import contextlib
+import copy
+import random
+import threading
+import warnings
+
+import pytest
+import torch
+from peft import LoraConfig
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+import skipcache
+from skipcache import Forecast, Hold
+from skipcache.forward import CachedForward
+from skipcache.graph import MAX_FRUITLESS, MAX_PROGRAMS
+from skipcache.override import override_of
+from skipcache.program import Programs
+from tests.originals import Block, Embed
+from tests.sampling import build, equal, first, inputs, sample
+from tests.zoo import randomise
+
+
+class Tiny(nn.Module):
+    """A denoiser whose forward does one more thing between its embedding and its blocks, and one before its outlet."""
+
+    def __init__(self, depth=5, width=16):
+        super().__init__()
+        self.inlet = nn.Linear(4, width)
+        self.time = Embed(width)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.outlet = nn.Linear(width, 4)
+        self.count = 0
+
+    def before(self, h, x, t, **kwargs):
+        return h
+
+    def after(self, h, x, t, **kwargs):
+        return h
+
+    def forward(self, x, t, **kwargs):
+        c = self.time(t if isinstance(t, torch.Tensor) else torch.full((len(x),), float(t)))
+        h = self.before(self.inlet(x.flatten(2).transpose(1, 2)), x, t, **kwargs)
+        for block in self.blocks:
+            h = block(h, c)
+        h = self.after(h, x, t, **kwargs)
+        return self.outlet(h).transpose(1, 2).reshape(x.shape)
+
+
+def tiny(kind=Tiny, seed=0, **kwargs):
+    torch.manual_seed(seed)
+    return randomise(kind(**kwargs), seed).eval().requires_grad_(False)
+
+
+def noise(side=4, seed=0, batch=2):
+    return torch.randn(batch, 4, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def run(model, steps=7, side=4, seed=0, number=False, **kwargs):
+    """The outputs of a little Euler run; arguments that are functions are called with the step's index."""
+    x, outputs = noise(side, seed), []
+    for i, t in enumerate(torch.linspace(950, 50, steps)):
+        given = {name: value(i) if callable(value) else value for name, value in kwargs.items()}
+        with torch.no_grad():
+            outputs.append(model(x, float(t) if number else t.expand(len(x)), **given))
+        x = x - outputs[-1] / steps
+    return outputs
+
+
+def programs(model):
+    """All programs that the model's fx engine holds."""
+    return [p for p in override_of(model, CachedForward).engines[0]._programs.values() if isinstance(p, Programs)]
+
+
+def graphs(model):
+    for made in programs(model):
+        yield made.full_program.graph
+        for program in made.cached_programs.values():
+            yield program.graph
+
+
+# What a graph would lose
+
+
+class InPlaceOnFeatures(Tiny):
+    def before(self, h, x, t):
+        h += 1
+        return h
+
+
+class InPlaceByMethod(Tiny):
+    def after(self, h, x, t):
+        return h.mul_(2)
+
+
+class InPlaceIntoASlice(Tiny):
+    def after(self, h, x, t):
+        h[:, 0] = 0
+        return h
+
+
+class InPlaceThroughAView(Tiny):
+    def after(self, h, x, t):
+        y = h + 1
+        y[:, :2].zero_()
+        return y
+
+
+class Draws(Tiny):
+    def before(self, h, x, t):
+        return h + torch.randn(h.shape)
+
+
+class DrawsLike(Tiny):
+    def after(self, h, x, t):
+        return h + torch.rand_like(h)
+
+
+class Drops(Tiny):
+    def after(self, h, x, t):
+        return nn.functional.dropout(h, 0.5, training=True)
+
+
+class DrawsFromPython(Tiny):
+    def before(self, h, x, t):
+        return h * random.random()
+
+
+class DrawsFromNumpy(Tiny):
+    def before(self, h, x, t):
+        import numpy
+
+        return h * float(numpy.random.rand())
+
+
+class Counts(Tiny):
+    def before(self, h, x, t):
+        self.count += 1
+        return h + self.count
+
+
+class CountsInAList(Tiny):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.seen = []
+
+    def before(self, h, x, t):
+        self.seen.append(0)
+        return h * len(self.seen)
+
+
+class CountsInABuffer(Tiny):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def before(self, h, x, t):
+        self.calls += 1
+        return h * self.calls
+
+
+class Autocasts(Tiny):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.mix = nn.Linear(16, 16)
+
+    def after(self, h, x, t):
+        with torch.autocast("cpu", torch.bfloat16):
+            return nn.functional.linear(h, self.mix.weight).float()
+
+
+class BranchesOnItem(Tiny):
+    def before(self, h, x, t):
+        return h if x.mean().item() > 0 else h * 2
+
+
+class BranchesOnTruth(Tiny):
+    def before(self, h, x, t):
+        return h * 2 if (t > 500).all() else h
+
+
+class ReadsAList(Tiny):
+    def before(self, h, x, t):
+        return h * t.tolist()[0]
+
+
+REFUSED = {
+    InPlaceOnFeatures: "in place",
+    InPlaceByMethod: "in place",
+    InPlaceIntoASlice: "in place",
+    InPlaceThroughAView: "in place",
+    Draws: "random",
+    DrawsLike: "random",
+    Drops: "random",
+    DrawsFromPython: "Python's random",
+    DrawsFromNumpy: "NumPy",
+    Counts: "sets count",
+    CountsInAList: "sets seen",
+    CountsInABuffer: "in place",
+    Autocasts: "autocast",
+    BranchesOnItem: "",
+    BranchesOnTruth: "",
+    ReadsAList: "",
+}
+
+
+# Behind the deep blocks, so that no second run repeats the output: hooks refuse these too.
+UNREPEATABLE = {DrawsLike, Drops}
+
+
+def seeded(model, **kwargs):
+    import numpy
+
+    torch.manual_seed(1), random.seed(1), numpy.random.seed(1)
+    return run(model, **kwargs)
+
+
+@pytest.mark.parametrize("kind", REFUSED, ids=lambda kind: kind.__name__)
+def test_what_a_graph_would_lose_is_refused(kind):
+    """fx raises; auto gives what hooks give, or leaves the model alone, and says why."""
+    with pytest.raises(RuntimeError, match=f"cannot serve {kind.__name__}: .*{REFUSED[kind]}"):
+        seeded(skipcache.accelerate(tiny(kind), interval=3, engine="fx"))
+
+    plain = seeded(tiny(kind))
+    assert equal(seeded(skipcache.accelerate(tiny(kind), interval=1)), plain)
+    auto, hooks = (skipcache.accelerate(tiny(kind), interval=3, engine=engine) for engine in ("auto", "hooks"))
+    alone = kind in UNREPEATABLE
+    with pytest.warns(UserWarning, match="did not give") if alone else contextlib.nullcontext():
+        outputs = seeded(auto)
+    with pytest.warns(UserWarning, match="did not give") if alone else contextlib.nullcontext():
+        assert equal(outputs, seeded(hooks))
+    found = skipcache.report(auto)
+    assert any(REFUSED[kind] in reason and reason.startswith("fx: ") for reason in found.reasons)
+    assert found.cached_steps == (0 if alone else 4) and equal(outputs[:1], plain[:1])
+    if alone:
+        assert equal(outputs, plain)
+    if kind in (Counts, CountsInAList, CountsInABuffer):
+        assert 7 in (auto.count, len(getattr(auto, "seen", ())), float(getattr(auto, "calls", 0)))
+
+
+class WritesToItsSample(Tiny):
+    def before(self, h, x, t):
+        x.mul_(0.5)
+        return h
+
+
+def test_a_forward_that_writes_to_its_arguments_writes_once():
+    def final(model):
+        x, t = noise(), torch.full((2,), 500)
+        with torch.no_grad():
+            outputs = [model(x, t - i).clone() for i in range(4)]
+        return [*outputs, x]
+
+    plain = final(tiny(WritesToItsSample))
+    with pytest.warns(UserWarning, match="writes to its arguments"):
+        assert equal(final(skipcache.accelerate(tiny(WritesToItsSample), interval=2)), plain)
+
+
+class Masks(Tiny):
+    """The shape of what is computed depends on no value, the values on the mask."""
+
+    def before(self, h, x, t, mask, scale=None):
+        bias = (1 - mask.to(h.dtype)) * -10
+        h = torch.where(mask.bool()[..., None], h, h * 0.5) + bias[..., None].softmax(1)
+        return h if scale is None else h * scale
+
+
+@pytest.mark.parametrize("name", ["pixart_alpha", "hunyuan_dit", "qwen_image", "original_pixart"])
+def test_masks_of_the_same_shape_are_not_baked_in(name):
+    given = inputs(name, build(name))[0]
+    masks = [key for key, x in given.items() if "mask" in key and isinstance(x, torch.Tensor)]
+    assert masks, "this model takes a mask"
+
+    def outputs(engine):
+        model = skipcache.accelerate(build(name), interval=2, engine=engine)
+
+        def masked(keep):
+            def call(**kwargs):
+                for key in masks:
+                    kwargs[key] = kwargs[key].clone()
+                    kwargs[key].view(len(kwargs[key]), -1)[:, keep:] = 0
+                return model(**kwargs)
+
+            return call
+
+        return [sample(name, model, steps=4, call=masked(keep)) for keep in (6, 2)], model
+
+    (long, short), model = outputs("fx")
+    assert len(programs(model)) == 1
+    assert not equal(long, short)
+    for ours, theirs in zip((long, short), outputs("hooks")[0]):
+        assert equal(ours, theirs)
+
+
+def test_masks_in_a_forward_of_one_s_own():
+    masks = [torch.ones(2, 16), (torch.arange(16) < 5).float().expand(2, -1).contiguous()]
+    model, hooked = (skipcache.accelerate(tiny(Masks), interval=3, engine=e) for e in ("fx", "hooks"))
+    outputs = [run(model, mask=mask) for mask in masks]
+    assert len(programs(model)) == 1 and not equal(*outputs)
+    assert equal(outputs[0], run(hooked, mask=masks[0])) and equal(outputs[1], run(hooked, mask=masks[1]))
+
+
+# What is left behind
+
+
+class Holds(Tiny):
+    """Tensors everywhere: a buffer, an attribute, a list, a constant made in the forward."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.register_buffer("table", torch.randn(16), persistent=False)
+        self.loose = torch.randn(16)
+        self.listed = [torch.randn(16)]
+
+    def before(self, h, x, t):
+        return h + self.table + self.loose + self.listed[0] + torch.arange(16) * torch.tensor(0.5)
+
+
+def fakes(model):
+    for module in model.modules():
+        for held in (module.__dict__, module._parameters, module._buffers):
+            yield from (name for name, value in held.items() if isinstance(value, FakeTensor))
+            yield from (name for name in held if name.startswith("_tensor_constant"))
+
+
+@pytest.mark.parametrize("name", ["tiny", "dit", "latte", "flux_dev"])
+def test_tracing_leaves_nothing_on_the_model_and_nothing_patched(name):
+    call, fetch, set_attribute = nn.Module.__call__, nn.Module.__getattr__, nn.Module.__setattr__
+    model = tiny(Holds) if name == "tiny" else build(name)
+    before = {path: set(module.__dict__) for path, module in model.named_modules()}
+    parameters = {key: id(x) for key, x in [*model.named_parameters(), *model.named_buffers()]}
+    skipcache.accelerate(model, interval=3, engine="fx")
+    run(model) if name == "tiny" else sample(name, model)
+    assert programs(model) and not list(fakes(model))
+    assert (nn.Module.__call__, nn.Module.__getattr__, nn.Module.__setattr__) == (call, fetch, set_attribute)
+    assert {key: id(x) for key, x in [*model.named_parameters(), *model.named_buffers()]} == parameters
+    after = {path: set(module.__dict__) for path, module in model.named_modules()}
+    assert all(after[path] - before[path] <= {"forward", "cache_context"} for path in after)
+    assert not any("forward" in model.get_submodule(path).__dict__ for path in skipcache.find_stack(model).blocks)
+
+
+def test_tensors_that_the_model_holds_are_read_anew():
+    model, hooked = (skipcache.accelerate(tiny(Holds), interval=3, engine=e) for e in ("fx", "hooks"))
+    first_outputs = run(model)
+    assert equal(first_outputs, run(hooked))
+    for one in (model, hooked):
+        one.table.mul_(2)
+        one.loose = one.loose * 3
+        one.outlet.weight.data.mul_(2)
+    changed = run(model)
+    assert not equal(changed, first_outputs) and equal(changed, run(hooked))
+    for one in (model, hooked):
+        one.listed[0] = one.listed[0] * 5
+    assert equal(run(model), run(hooked)), "a tensor in a list is a constant, which is guarded"
+    for one in (model, hooked):
+        one.listed[0].mul_(2)
+    assert equal(run(model), run(hooked))
+
+
+# Signatures
+
+
+def test_a_change_of_shape_never_runs_another_signature_s_program():
+    for name in ("cogvideox", "wan"):
+        model, hooked = (skipcache.accelerate(build(name), interval=3, engine=e) for e in ("fx", "hooks"))
+        kwargs, x_name, _ = inputs(name, model)
+        sizes = [kwargs[x_name].shape[-1], kwargs[x_name].shape[-1] // 2]
+
+        def resized(one, size, x_name=x_name, sizes=sizes):
+            def call(**given):
+                given[x_name] = given[x_name][..., :size, :size].contiguous()
+                output = first(one(**given))
+                assert output.shape[-1] == size
+                return torch.nn.functional.pad(output, (0, sizes[0] - size, 0, sizes[0] - size))
+
+            return call
+
+        for size in (*sizes, *sizes):
+            outputs = [sample(name, one, call=resized(one, size)) for one in (model, hooked)]
+            assert equal(*outputs)
+        assert len(programs(model)) == 2
+
+
+def test_dtype_batch_and_size_have_programs_of_their_own():
+    model, hooked = (skipcache.accelerate(tiny(), interval=3, engine=e) for e in ("fx", "hooks"))
+    for side in (4, 6, 4, 2, 6):
+        assert equal(run(model, side=side), run(hooked, side=side))
+    assert len(programs(model)) == 3
+
+
+class Scales(Tiny):
+    def before(self, h, x, t, scale):
+        return h * scale
+
+
+def test_a_python_value_that_changes_at_every_step_makes_fx_give_up():
+    def scale(i):
+        return 1.0 + i / 10
+
+    steps = MAX_FRUITLESS + 5
+    plain = run(tiny(Scales), steps=steps, scale=scale)
+    model = skipcache.accelerate(tiny(Scales), interval=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert equal(run(model, steps=steps, scale=scale), plain), "no signature came twice: full steps"
+        engine = override_of(model, CachedForward).engines[0]
+        assert len(programs(model)) <= MAX_FRUITLESS
+        for round in range(3):
+            run(model, steps=20, scale=lambda i, round=round: 100.0 * (round + 1) + i)
+    assert any("differ in more than their tensors" in r for r in skipcache.report(model).reasons)
+    assert len(engine._programs) <= MAX_PROGRAMS and len(programs(model)) <= MAX_FRUITLESS
+    with pytest.raises(RuntimeError, match="differ in more than their tensors"):
+        run(skipcache.accelerate(tiny(Scales), interval=3, engine="fx"), steps=steps, scale=scale)
+
+
+def test_a_python_value_that_stays_is_part_of_the_signature():
+    model, hooked = (skipcache.accelerate(tiny(Scales), interval=3, engine=e) for e in ("fx", "hooks"))
+    for scale in (1.0, 2.0, 1.0, 1, True):
+        assert equal(run(model, scale=scale), run(hooked, scale=scale))
+
+
+def test_a_timestep_that_is_a_python_number_is_not_baked_in():
+    with pytest.raises(RuntimeError, match="Python number"):
+        run(skipcache.accelerate(tiny(), interval=3, engine="fx"), number=True)
+    model, hooked = (skipcache.accelerate(tiny(), interval=3, engine=e) for e in ("auto", "hooks"))
+    assert equal(run(model, number=True), run(hooked, number=True))
+    assert skipcache.report(model).engine == "hooks" and skipcache.report(model).cached_steps == 4
+    assert equal(run(model), run(hooked))
+    assert skipcache.report(model).engine == "hooks and fx"
+
+
+def test_gradient_checkpointing_may_be_on():
+    for name in ("dit", "flux_dev", "latte"):
+        model, hooked = build(name), build(name)
+        for one, engine in ((model, "fx"), (hooked, "hooks")):
+            one.enable_gradient_checkpointing()
+            skipcache.accelerate(one, interval=3, engine=engine)
+        expected = sample(name, hooked)
+        assert equal(sample(name, model), expected)
+        for one in (model, hooked):
+            one.disable_gradient_checkpointing()
+        assert equal(sample(name, model), expected)
+        model.enable_gradient_checkpointing()
+        assert equal(sample(name, model), expected)
+
+
+# What a model may go through after it was accelerated
+
+
+def lora(model, name, seed=0):
+    model.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_k", "proj_out"], init_lora_weights=False), name)
+    torch.manual_seed(seed)
+    for key, x in sorted(model.named_parameters()):
+        if f".{name}." in key:
+            x.data.normal_(std=0.3)
+    model.requires_grad_(False)
+
+
+def both(name):
+    return tuple(skipcache.accelerate(build(name), interval=3, engine=engine) for engine in ("fx", "hooks"))
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux_dev"])
+def test_adapters_may_come_change_and_go(name):
+    """At each stage the accelerated model gives what a plain one in its state gives, cached by hooks."""
+    ours, theirs = both(name)
+
+    def scaled(one, scale):
+        given = {} if scale is None else {"joint_attention_kwargs": {"scale": scale}}
+        return lambda **kwargs: one(**kwargs, **given)
+
+    seen = []
+
+    def compare(scale=None):
+        outputs = [sample(name, one, call=scaled(one, scale)) for one in (ours, theirs)]
+        assert equal(*outputs)
+        plain = copy.deepcopy(theirs)
+        skipcache.restore(plain)
+        assert equal(outputs[0][:1], sample(name, plain, call=scaled(plain, scale))[:1])
+        seen.append(outputs[0])
+
+    def act(action):
+        for one in (ours, theirs):
+            action(one)
+        compare()
+
+    compare()
+    act(lambda one: lora(one, "first", 1))
+    for scale in (0.5, 0.25, 1.0) if name == "flux_dev" else ():
+        compare(scale)
+    act(lambda one: lora(one, "second", 2))
+    act(lambda one: one.set_adapter("first"))
+    act(lambda one: one.set_adapter(["first", "second"]))
+    act(lambda one: one.disable_adapters())
+    assert equal(seen[-1], seen[0])
+    act(lambda one: one.enable_adapters())
+    act(lambda one: one.delete_adapters("first"))
+    act(lambda one: one.delete_adapters("second"))
+    assert equal(seen[-1], seen[0]) and not equal(seen[1], seen[0])
+    if name == "flux_dev":
+        assert not equal(seen[2], seen[1]) and not equal(seen[3], seen[2]) and equal(seen[4], seen[1])
+    assert skipcache.report(ours).engine == "fx"
+
+
+def test_a_lora_scale_is_applied_on_every_call_and_taken_back():
+    ours, theirs = both("flux_dev")
+    for one in (ours, theirs):
+        lora(one, "first")
+    for scale in (0.5, 2.0, 0.5):
+        outputs = [
+            sample("flux_dev", one, call=lambda one=one, s=scale, **kw: one(**kw, joint_attention_kwargs={"scale": s}))
+            for one in (ours, theirs)
+        ]
+        assert equal(*outputs)
+        for module in ours.modules():
+            assert getattr(module, "scaling", {"first": 1.0})["first"] == 4.0 or not hasattr(module, "scaling")
+
+
+def swap_outlet(model):
+    name = next(n for n in ("proj_out", "proj_out_2", "final_layer") if hasattr(model, n))
+    new = copy.deepcopy(getattr(model, name))
+    for x in new.parameters():
+        x.data = x.data * 2 + 0.1
+    setattr(model, name, new)
+
+
+def swap_for_another_class(model):
+    name = next(n for n in ("proj_out", "proj_out_2", "final_layer") if hasattr(model, n))
+    setattr(model, name, nn.Sequential(getattr(model, name), nn.Tanh()))
+
+
+def swap_a_block(model):
+    path = skipcache.find_stack(model).blocks[0]
+    block = copy.deepcopy(model.get_submodule(path))
+    block.__dict__.pop("forward", None)
+    for x in block.parameters():
+        x.data = x.data * 1.5
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, block)
+
+
+class Louder:
+    """An attention processor around another."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __call__(self, attn, hidden_states, *args, **kwargs):
+        output = self.inner(attn, hidden_states, *args, **kwargs)
+        return tuple(2 * x for x in output) if isinstance(output, tuple) else 2 * output
+
+
+def processors(model):
+    if hasattr(model, "set_attn_processor"):
+        model.set_attn_processor({name: Louder(inner) for name, inner in model.attn_processors.items()})
+    else:
+        for module in model.modules():
+            if hasattr(module, "processor"):
+                module.processor = Louder(module.processor)
+
+
+def bfloat16(model):
+    model.to(torch.bfloat16)
+
+
+def float64(model):
+    model.to(torch.float64)
+
+
+def new_weights(model):
+    model.load_state_dict({key: x * 1.25 for key, x in model.state_dict().items()})
+
+
+CHANGES = [swap_outlet, swap_for_another_class, processors, bfloat16, float64, new_weights]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@pytest.mark.parametrize("name", ["dit", "latte", "flux_dev"])
+def test_the_model_may_change_after_it_was_accelerated(name, change):
+    ours, theirs = both(name)
+    dtype = {bfloat16: torch.bfloat16, float64: torch.float64}.get(change)
+
+    def outputs(one):
+        def call(**kwargs):
+            floats = {
+                k: x.to(dtype) for k, x in kwargs.items() if x.is_floating_point() and dtype and "timestep" not in k
+            }
+            return one(**{**kwargs, **floats})
+
+        return sample(name, one, call=call)
+
+    dtype, target = None, dtype
+    before = outputs(ours)
+    assert equal(before, outputs(theirs))
+    for one in (ours, theirs):
+        change(one)
+    dtype = target
+    after = outputs(ours)
+    assert equal(after, outputs(theirs)) and not equal(after, before)
+    plain = build(name)
+    change(plain)
+    assert equal(after[:1], outputs(plain)[:1])
+    assert skipcache.report(ours).engine == "fx" and skipcache.report(ours).cached_steps == 8
+
+
+@pytest.mark.parametrize("name", ["dit", "flux_dev"])
+def test_the_model_may_change_in_the_middle_of_a_run(name):
+    """The third call is cached, and was to run the program of another outlet."""
+    for change in (swap_outlet, swap_for_another_class, processors):
+        runs = []
+        for one in both(name):
+            calls = []
+
+            def call(one=one, calls=calls, change=change, **kwargs):
+                calls.append(0)
+                if len(calls) == 3:
+                    change(one)
+                return one(**kwargs)
+
+            runs.append(sample(name, one, call=call))
+        full = change is not processors
+        assert equal(runs[0][:2], runs[1][:2])
+        assert full or equal(*runs)
+
+
+class Reads(Forecast):
+    """A predictor that looks at values on the host."""
+
+    def predict(self, H, kept, weights):
+        return super().predict(H, kept, weights) if kept[0][0].mean().item() < 1e9 else kept[0]
+
+
+def test_a_predictor_that_cannot_be_traced_goes_to_hooks():
+    model = skipcache.accelerate(tiny(), interval=3, predictor=Reads())
+    hooked = skipcache.accelerate(tiny(), interval=3, engine="hooks")
+    run(model)
+    assert equal(run(model), run(hooked))
+    assert any("predictor" in reason for reason in skipcache.report(model).reasons)
+    with pytest.raises(RuntimeError, match="predictor cannot be traced"):
+        run(skipcache.accelerate(tiny(), interval=3, predictor=Reads(), engine="fx"))
+
+
+@pytest.mark.parametrize("name", ["dit", "latte", "flux_dev", "wan"])
+def test_autocast_may_be_on(name):
+    ours, theirs = both(name)
+
+    def cast(one, dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype):
+            return sample(name, one)
+
+    plain = sample(name, ours)
+    assert equal(plain, sample(name, theirs))
+    outputs = cast(ours)
+    assert equal(outputs, cast(theirs)) and not equal(outputs, plain)
+    assert equal(sample(name, ours), plain)
+    assert equal(outputs[:1], cast(build(name))[:1])
+    assert equal(cast(ours, torch.float16), cast(theirs, torch.float16))
+    assert skipcache.report(ours).engine == "fx"
+
+
+@pytest.mark.parametrize("name", ["dit", "flux_dev"])
+def test_saved_weights_are_those_of_the_plain_model(name, tmp_path):
+    model = skipcache.accelerate(build(name), interval=3, engine="fx")
+    outputs = sample(name, model)
+    build(name).save_pretrained(tmp_path / "plain")
+    model.save_pretrained(tmp_path / "accelerated")
+    files = [sorted(p.name for p in (tmp_path / kind).iterdir()) for kind in ("plain", "accelerated")]
+    assert files[0] == files[1]
+    for file in files[0]:
+        assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "accelerated" / file).read_bytes()
+    loaded = type(model).from_pretrained(tmp_path / "accelerated").eval()
+    assert equal(sample(name, skipcache.accelerate(loaded, interval=3)), outputs)
+
+
+def test_one_thread_may_trace_while_another_runs():
+    sides = (4, 6, 8, 2)
+    hooked = skipcache.accelerate(tiny(), interval=3, engine="hooks")
+    expected = {side: run(hooked, side=side) for side in sides}
+    model = skipcache.accelerate(tiny(), interval=3, engine="fx")
+    assert equal(run(model, side=4), expected[4])
+    failures, done = [], threading.Event()
+
+    def steadily():
+        while not done.is_set():
+            if not equal(run(model, side=4), expected[4]):
+                failures.append("the steady thread")
+
+    def anew(side):
+        failures.append(side)
+        if equal(run(model, side=side), expected[side]):
+            failures.remove(side)
+
+    steady = threading.Thread(target=steadily)
+    steady.start()
+    others = [threading.Thread(target=anew, args=(side,)) for side in sides[1:] * 2]
+    for thread in others:
+        thread.start()
+    for thread in others:
+        thread.join()
+    done.set()
+    steady.join()
+    assert not failures and len(programs(model)) == 4
+
+
+# What the graphs hold
+
+
+def deep_latte(depth, side=None):
+    from diffusers import LatteTransformer3DModel
+
+    config = {**build("latte").config, "num_layers": depth}
+    torch.manual_seed(0)
+    config = {key: value for key, value in config.items() if not key.startswith("_")}
+    return randomise(LatteTransformer3DModel(**config)).eval().requires_grad_(False)
+
+
+def targets(graph):
+    return collections.Counter(str(node.target) for node in graph.nodes if node.op in ("call_method", "call_function"))
+
+
+def test_a_cached_latte_step_has_no_trace_of_the_skipped_pairs():
+    found = {}
+    for depth in (4, 8):
+        model = skipcache.accelerate(deep_latte(depth), interval=3, engine="fx")
+        sample("latte", model)
+        (made,) = programs(model)
+        held = next(g.graph for key, g in made.cached_programs.items() if key[0] == Hold())
+        found[depth] = made.full_program.graph, held, [p.graph for p in made.cached_programs.values()]
+    assert targets(found[4][1]) == targets(found[8][1])
+    assert [len(g.nodes) for g in found[4][2]] == [len(g.nodes) for g in found[8][2]]
+    assert len(found[8][0].nodes) > len(found[4][0].nodes) > len(found[4][1].nodes)
+
+
+@pytest.mark.parametrize("keep", [1, 2, (1, 0), (0, 1)])
+@pytest.mark.parametrize("name", ["dit", "latte", "flux_dev", "wan", "pixart_alpha", "original_latte"])
+def test_no_deep_block_is_in_any_cached_program(name, keep):
+    model = build(name)
+    stack = skipcache.find_stack(model)
+    if keep == 2 and len(stack.units) < 5:
+        keep = (2, 1)
+    skipcache.accelerate(model, interval=3, keep=keep, engine="fx")
+    sample(name, model)
+    head, tail = keep if isinstance(keep, tuple) else (keep, keep)
+    ends = {path for unit in (*stack.units[:head], *stack.units[len(stack.units) - tail :]) for path in unit}
+    (made,) = programs(model)
+    assert made.cached_programs
+    for key, program in made.cached_programs.items():
+        called = {n.target for n in program.graph.nodes if n.op == "call_module"}
+        ran = called & set(stack.blocks)
+        assert ran == ends or (key[0] == Hold() and ran < ends), "what is held needs no head"
+    full = {n.target for n in made.full_program.graph.nodes if n.op == "call_module"}
+    assert set(stack.blocks) <= full
+
+
+# Weights as tensors
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_weights_are_the_same_as_numbers_and_as_tensors(order, dtype):
+    forecast = Forecast(order)
+    torch.manual_seed(order)
+    for steps in ([12, 9, 6, 3, 0], [17, 10, 9, 4, 1], [7, 6, 5, 4, 3]):
+        for step in range(steps[0] + 1, steps[0] + 7):
+            known = steps[: order + 1]
+            weights = forecast.weights(step, known)
+            factors = [torch.tensor(w, dtype=torch.float64) for w in weights]
+            kept = [(torch.randn(4, 257).to(dtype), torch.randn(33).to(dtype)) for _ in known]
+            for H in (None, (torch.randn(4, 257).to(dtype), torch.randn(33).to(dtype))):
+                numbers, tensors = forecast.predict(H, kept, weights), forecast.predict(H, kept, factors)
+                assert equal(numbers, tensors) and all(x.dtype == dtype for x in tensors)
