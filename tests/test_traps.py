@@ -633,16 +633,6 @@ class Reads(Forecast):
         return super().predict(H, kept, weights) if kept[0][0].mean().item() < 1e9 else kept[0]
 
 
-def test_a_predictor_that_cannot_be_traced_goes_to_hooks():
-    model = skipcache.accelerate(tiny(), interval=3, predictor=Reads())
-    hooked = skipcache.accelerate(tiny(), interval=3, engine="hooks")
-    run(model)
-    assert equal(run(model), run(hooked))
-    assert any("predictor" in reason for reason in skipcache.report(model).reasons)
-    with pytest.raises(RuntimeError, match="predictor cannot be traced"):
-        run(skipcache.accelerate(tiny(), interval=3, predictor=Reads(), engine="fx"))
-
-
 @pytest.mark.parametrize("name", ["dit", "latte", "flux_dev", "wan"])
 def test_autocast_may_be_on(name):
     ours, theirs = both(name)
