@@ -511,6 +511,30 @@ def test_nothing_grows_in_a_timing_loop(after, lanes):
     assert sizes == {(lanes, lanes)}
 
 
+@pytest.mark.parametrize("way", ["plain", "views", "vectors", "floats"])
+@pytest.mark.parametrize("tiles", [2, 3])
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_samples_in_turns_share_nothing(way, tiles, lanes):
+    """Tiles of one image, under one text: which of them a call belongs to cannot be told."""
+    scheduler, texts, last = started(DDIMScheduler(), 8), [tensor() for _ in range(lanes)], {}
+    model = Denoiser(schedulers=[] if way == "plain" else [scheduler])
+    for t in scheduler.timesteps:
+        for tile in range(tiles):
+            x = tensor()
+            for text in texts:
+                full = model(t.item() if way == "plain" else WAYS[way](t), text, x=x)[1]
+                if full:
+                    last[model.lane] = tile
+                assert last[model.lane] == tile
+
+
+def test_a_run_after_one_that_was_left_at_its_first_step_is_full_once_more():
+    model, text = Denoiser(), tensor()
+    model(900, text)
+    assert model.run([900, 800, 700, 600, 500], text) == [(0, True), (1, True), (2, False), (3, True), (4, False)]
+    assert model.run([900, 800, 700], text) == every(3, 3)
+
+
 def test_a_sample_that_was_written_to_in_place_is_another_one():
     model, text, x = Denoiser(Interval(9)), tensor(), tensor()
     model(900, text, x=x), model(800, text, x=x.mul_(0.9))
@@ -792,7 +816,9 @@ def test_a_loop_of_one_s_own_is_not_placed_by_the_count_of_a_scheduler_that_stan
         return found
 
     assert run(scheduler, 7, stop) == every(3, stop + 1)
-    assert run(mine, 5) == every(3, 5)
+    full = [0, 1, 3] if stop == 0 and not stepped else [0, 3]  # the same timestep again may be samples in turns
+    found = run(mine, 5)
+    assert indices(found) == [0, 1, 2, 3, 4] and full_at(found) == full
     assert run(scheduler, 7) == every(3, 7)
 
 
@@ -891,6 +917,20 @@ def test_no_device_is_read_in_a_ddim_run_of_two_lanes(blind, mode, buffer):
                 with blind():
                     found = [model(given, text) for text in texts]
                 assert found == [(step, step % 3 == 0, lane) for lane in (0, 1)]
+
+
+@pytest.mark.parametrize("tiles", [2, 3])
+def test_samples_in_turns_share_nothing_on_a_device(blind, tiles):
+    scheduler, text, last = started(DDIMScheduler(), 8), tensor(), {}
+    model = Denoiser(schedulers=[scheduler])
+    for t in scheduler.timesteps:
+        given = t.repeat(2)
+        with blind(allowed=True):
+            for tile in range(tiles):
+                full = model(given, text)[1]
+                if full:
+                    last[model.lane] = tile
+                assert last[model.lane] == tile
 
 
 @pytest.mark.parametrize("start", [1, 2, 4])
