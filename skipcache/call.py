@@ -120,6 +120,11 @@ class Mark:
             return cls(value, 0)
         return cls(value, version(value), value.clone() if value.is_inference() and on_host(value) else None)
 
+    @property
+    def is_sure(self) -> bool:
+        """A write would be seen."""
+        return self.version >= 0 or self.copy is not None
+
     def same(self, other: Any) -> bool:
         """`other` is this very argument: the same memory, not written to since. Plain values are compared."""
         mine = self.value

@@ -45,6 +45,7 @@ class Trajectory:
         self._moment: Moment | None = None
         self._sample: Hashable = None
         self._direction = self._sense = 0
+        self._in_turns = False
         self._index = self._last_index = self._last_full = -1
         self._full = True
 
@@ -53,8 +54,9 @@ class Trajectory:
         moment = self.clock.read(call, list(schedulers), self._moment)
         lane, advance = self._place(call, moment)
         if advance < 0:
+            in_turns = lane is not None and lane.sample is not None and not lane.sample.same(call.sample)
             moment = self._begin(call, moment)
-            lane, advance = None, 1
+            lane, advance, self._in_turns = None, 1, in_turns
         if advance:
             self._open_step(moment, advance)
         full = self._full or lane is None or lane.full_steps[:1] < [self._last_full]
@@ -76,6 +78,8 @@ class Trajectory:
         if last is None or moment.run is not last.run or call.sample_structure != self._sample:
             return None, -1
         ahead = self._ahead(moment, last)
+        if ahead is not None and ahead < 0:
+            return None, -1
         if ahead is None:
             lane = self.lanes.find(call, self._index, self._last_index)
             ahead = self._ahead(moment, last, read=True) if lane is None else 0
@@ -114,16 +118,26 @@ class Trajectory:
         return sense != self._sense if sense else here != there
 
     def _again(self, call: Call, lane: Lane, moment: Moment) -> int:
-        """Steps ahead for a second call of `lane` at one time."""
+        """Steps ahead for a second call of `lane` at one time.
+
+        Another sample is the next step where the scheduler's timesteps repeat, or may for all that is known. Else it
+        is another run, perhaps in turns with this one (tiles of one image), and then neither may reuse anything.
+        """
         if lane.sample is None or lane.sample.same(call.sample):
             return -1
-        if moment.counted:
-            return -1
-        if moment.run is not None and moment.position is not None and moment.run.repeats(moment.position):
+        if moment.is_dark and not self._at_one_time(moment):
+            return 1
+        if moment.run is not None and moment.position is not None:
+            if moment.counted or not moment.run.repeats(moment.position):
+                return -1
             moment.position += 1
             return 1
-        first = self._last_index < 0 and not moment.is_dark
-        return -1 if first else 1
+        return -1 if self._last_index < 0 or (self._in_turns and self._last_index == 0) else 1
+
+    def _at_one_time(self, moment: Moment) -> bool:
+        """The call was given the last one's timestep tensor, and that it was not rewritten is known."""
+        last = self._moment
+        return last is not None and last.mark.is_sure and last.mark.same(moment.mark.value)
 
     def _begin(self, call: Call, moment: Moment) -> Moment:
         """A run that its scheduler did not announce is placed by its timesteps alone."""
@@ -143,6 +157,7 @@ class Trajectory:
             # The first rise may be a falling run that follows a lone call; the second time it is known for what it is.
             forced = forced or (self._direction > 0 and not self._rises)
             self._rises = self._direction > 0
+        forced = forced or (self._in_turns and self._index == 0)
         self._last_index, self._index = self._index, self._index + (advance if last is not None else 1)
         self._moment = moment
         self.lanes.forget_before(self._last_full)

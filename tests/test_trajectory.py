@@ -8,6 +8,7 @@ import torch
 from diffusers import (
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
     HeunDiscreteScheduler,
     KDPM2AncestralDiscreteScheduler,
     PNDMScheduler,
@@ -374,6 +375,13 @@ def test_conditioning_that_is_rewritten_in_place_under_inference_mode(copies):
                 assert found == (step, step % 3 == 0, lane)
 
 
+def test_what_a_buffer_holds_now_is_not_what_it_held_at_the_call():
+    with torch.inference_mode():
+        model, buffer = Denoiser(Interval(9)), tensor()
+        model(900, buffer), model(800, buffer)
+        assert model(700, buffer.normal_().clone())[:2] == (2, True)
+
+
 def test_inference_tensors_with_equal_values_are_two_lanes():
     with torch.inference_mode():
         text = tensor()
@@ -509,6 +517,36 @@ def test_nothing_grows_in_a_timing_loop(after, lanes):
             assert found == [(0, True, lane) for lane in range(lanes)]
             sizes.add((len(model.trajectory.lanes.all), len(model.trajectory.tensors)))
     assert sizes == {(lanes, lanes)}
+
+
+@pytest.mark.parametrize("way", ["plain", "views", "vectors", "floats"])
+@pytest.mark.parametrize("tiles", [2, 3])
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_samples_in_turns_share_nothing(way, tiles, lanes):
+    """Tiles of one image, under one text: which of them a call belongs to cannot be told."""
+    scheduler, texts, last = started(DDIMScheduler(), 8), [tensor() for _ in range(lanes)], {}
+    model = Denoiser(schedulers=[] if way == "plain" else [scheduler])
+    for t in scheduler.timesteps:
+        for tile in range(tiles):
+            x = tensor()
+            for text in texts:
+                full = model(t.item() if way == "plain" else WAYS[way](t), text, x=x)[1]
+                if full:
+                    last[model.lane] = tile
+                assert last[model.lane] == tile
+
+
+def test_a_run_after_a_warm_up_on_its_own_first_sample():
+    model, text, x = Denoiser(), tensor(), tensor()
+    model(900, text, x=x)
+    assert [model(900, text, x=x)[:2], *model.run([800, 700, 600], text)] == every(3, 4)
+
+
+def test_a_run_after_one_that_was_left_at_its_first_step_is_full_once_more():
+    model, text = Denoiser(), tensor()
+    model(900, text)
+    assert model.run([900, 800, 700, 600, 500], text) == [(0, True), (1, True), (2, False), (3, True), (4, False)]
+    assert model.run([900, 800, 700], text) == every(3, 3)
 
 
 def test_a_sample_that_was_written_to_in_place_is_another_one():
@@ -760,16 +798,17 @@ def test_a_thousandth_that_is_by_chance_a_timestep_costs_a_full_step_at_most():
     assert False in found
 
 
-@pytest.mark.parametrize("time", [lambda t: 1 - t / 1000, lambda t: (t / 1000).bfloat16()], ids=["turned", "rounded"])
+@pytest.mark.parametrize("time", [lambda t: 1 - t / 1000, lambda t: t.bfloat16() / 1000], ids=["turned", "rounded"])
 def test_a_model_s_own_time_on_the_scheduler_s_count(time):
     """Some count time from noise to image, some round it: the count holds as long as both move together."""
     scheduler, text, x = FlowMatchEulerDiscreteScheduler(shift=3.0), tensor(), tensor()
     model, found = Denoiser(schedulers=[scheduler]), []
-    scheduler.set_timesteps(sigmas=[1 - i / 20 for i in range(20)])
+    scheduler.set_timesteps(sigmas=[1 - i / 100 for i in range(100)])
+    assert (scheduler.timesteps.bfloat16().diff() == 0).any()
     for t in scheduler.timesteps:
         found.append(model(time(t.expand(2)), text, x=x)[:2])
         x = scheduler.step(tensor(), t, x).prev_sample
-    assert found == every(3, 20)
+    assert found == every(3, 100)
 
 
 @pytest.mark.parametrize("stepped", [True, False], ids=["after a step", "before a step"])
@@ -792,7 +831,9 @@ def test_a_loop_of_one_s_own_is_not_placed_by_the_count_of_a_scheduler_that_stan
         return found
 
     assert run(scheduler, 7, stop) == every(3, stop + 1)
-    assert run(mine, 5) == every(3, 5)
+    full = [0, 1, 3] if stop == 0 and not stepped else [0, 3]  # the same timestep again may be samples in turns
+    found = run(mine, 5)
+    assert indices(found) == [0, 1, 2, 3, 4] and full_at(found) == full
     assert run(scheduler, 7) == every(3, 7)
 
 
@@ -806,6 +847,20 @@ def test_another_sample_at_one_count_starts_a_trajectory():
         x = scheduler.step(tensor(), t, x).prev_sample
     t = scheduler.timesteps[4] / 1000
     assert model(t.expand(2), text) == (4, False, 0)
+    assert model(t.expand(2), text) == (0, True, 0)
+
+
+def test_another_sample_at_one_count_whose_timestep_repeats():
+    scheduler, text, x = FlowMatchHeunDiscreteScheduler(), tensor(), tensor()
+    model, found = Denoiser(Interval(20), schedulers=[scheduler]), []
+    scheduler.set_timesteps(7)
+    assert scheduler.timesteps[3] == scheduler.timesteps[4]
+    for t in scheduler.timesteps[:3]:
+        found.append(model(t.expand(2) / 900, text, x=x)[:2])
+        x = scheduler.step(tensor(), t, x).prev_sample
+    assert found == every(20, 3)
+    t = scheduler.timesteps[3] / 900
+    assert model(t.expand(2), text) == (3, False, 0)
     assert model(t.expand(2), text) == (0, True, 0)
 
 
@@ -891,6 +946,20 @@ def test_no_device_is_read_in_a_ddim_run_of_two_lanes(blind, mode, buffer):
                 with blind():
                     found = [model(given, text) for text in texts]
                 assert found == [(step, step % 3 == 0, lane) for lane in (0, 1)]
+
+
+@pytest.mark.parametrize("tiles", [2, 3])
+def test_samples_in_turns_share_nothing_on_a_device(blind, tiles):
+    scheduler, text, last = started(DDIMScheduler(), 8), tensor(), {}
+    model = Denoiser(schedulers=[scheduler])
+    for t in scheduler.timesteps:
+        given = t.repeat(2)
+        with blind(allowed=True):
+            for tile in range(tiles):
+                full = model(given, text)[1]
+                if full:
+                    last[model.lane] = tile
+                assert last[model.lane] == tile
 
 
 @pytest.mark.parametrize("start", [1, 2, 4])
