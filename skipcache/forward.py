@@ -136,10 +136,11 @@ class CachedForward(Override):
 
     def _run(self, call: Call, trajectory: Trajectory, visit: Visit) -> Any:
         prediction = None if visit.full else visit.lane.predict(visit.step, self.settings.predictor)
-        engine = next((e for e in self.engines if prediction and e.knows(call, prediction)), None)
-        if engine is not None and prediction is not None:
-            self._count(call, visit, saved=engine.saved(call, prediction))
-            return engine.cached(self.plain, call, prediction)
+        for engine in self.engines if prediction is not None else ():
+            saved = engine.saved(call, prediction)
+            if saved is not None:
+                self._count(call, visit, saved)
+                return engine.cached(self.plain, call, prediction)
         self._count(call, visit, saved=0)
         if not self.settings.policy.caches:
             return self.plain(*call.args, **call.kwargs)

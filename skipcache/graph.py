@@ -16,7 +16,6 @@ from dataclasses import replace
 from types import MethodType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from skipcache.call import WRITES, Call, versions
@@ -77,22 +76,25 @@ class FxEngine:
         found = self._programs.get(call.key)
         return found if isinstance(found, str) else None
 
-    def knows(self, call: Call, prediction: Prediction | None = None) -> bool:
+    def knows(self, call: Call) -> bool:
         """There are programs for calls like this one, and the model is still the one that they were made of."""
         found = self._programs.get(call.key)
-        if not (isinstance(found, Programs) and found.guard.holds()):
-            return False
-        try:
-            return prediction is None or found.blocks(prediction) >= 0
-        except Exception as error:  # a predictor of the user's own may do what a graph cannot
-            self._keep(call, _reason(error))
-            return False
+        return isinstance(found, Programs) and found.guard.holds()
 
-    def saved(self, call: Call, prediction: Prediction) -> int:
-        """The number of blocks that a cached step does not run. With Hold nothing reads the head, so it goes too."""
+    def saved(self, call: Call, prediction: Prediction) -> int | None:
+        """The number of blocks that a cached step does not run; None where none can be made.
+
+        With Hold nothing reads the head, so it goes too.
+        """
+        if not self.knows(call):
+            return None
         programs = self._programs[call.key]
         assert isinstance(programs, Programs)
-        return len(self.stack.blocks) - programs.blocks(prediction)
+        try:
+            return programs.saved(prediction)
+        except Exception as error:  # a predictor of the user's own may do what a graph cannot
+            self._keep(call, _reason(error))
+            return None
 
     def full(self, forward: Callable[..., Any], call: Call) -> tuple[Any, Features | None]:
         """The model's output, and (H, D) unless the signature cannot be served.
@@ -181,9 +183,9 @@ class FxEngine:
 
 def _proved(made: Programs, call: Call, output: Any) -> Features:
     """The features of the full program, which like a cached one that is given D must come out as `output`."""
-    with quietly(call.sample.device, made.layout.model), torch.compiler.set_stance("force_eager"):
-        again, (H, D) = made.full(call.args, call.kwargs)
-        held = made.cached(call.args, call.kwargs, Prediction(Hold(), [D], (), residual=False))
+    with quietly(call.sample.device, made.layout.model):
+        again, (H, D) = made.full(call.args, call.kwargs, eager=True)
+        held = made.cached(call.args, call.kwargs, Prediction(Hold(), [D], (), residual=False), eager=True)
     if not (same_output(output, again) and same_output(output, held)):
         raise Untraceable("a program did not give the output of the step that it was made of")
     return H, D

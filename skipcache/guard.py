@@ -23,6 +23,7 @@ class Guard:
 
     def __init__(self, glue: Iterable[nn.Module], leaves: Iterable[nn.Module]) -> None:
         self._same: list[tuple[Mapping[str, Any], str, Any]] = []
+        self._equal: list[tuple[Mapping[str, Any], str, Any, Any]] = []
         self._alike: list[tuple[Mapping[str, Any], str, Any]] = []
         self._sizes: list[tuple[Mapping[str, Any], int]] = []
         for module in glue:
@@ -36,14 +37,20 @@ class Guard:
     def holds(self) -> bool:
         return (
             all(held.get(name) is seen for held, name, seen in self._same)
+            and all(held.get(n) is value or _look(held.get(n)) == seen for held, n, value, seen in self._equal)
             and all(_look(held.get(name)) == seen for held, name, seen in self._alike)
             and all(len(held) == size for held, size in self._sizes)
         )
 
     def _note(self, held: Mapping[str, Any], names: Iterable[str]) -> None:
         for name in names:
-            look = _look(held[name])
-            (self._same if look is held[name] else self._alike).append((held, name, look))
+            value, look = held[name], _look(held[name])
+            if look is value:
+                self._same.append((held, name, value))
+            elif type(value) in _PLAIN:
+                self._equal.append((held, name, value, look))
+            else:
+                self._alike.append((held, name, look))
 
     def _note_first_parameter(self, module: nn.Module) -> None:
         for inner in module.modules():

@@ -132,13 +132,13 @@ class HookEngine:
         wiring = self._wirings.get(call.key)
         return wiring.refusal if wiring is not None else None
 
-    def knows(self, call: Call, prediction: Prediction | None = None) -> bool:
+    def knows(self, call: Call) -> bool:
         """A full step with this signature was seen, and cached steps may follow it."""
         return call.key in self._wirings and not self._wirings[call.key].refusal
 
-    def saved(self, call: Call, prediction: Prediction) -> int:
-        """The number of blocks that a cached step does not run."""
-        return len(self.deep)
+    def saved(self, call: Call, prediction: Prediction) -> int | None:
+        """The number of blocks that a cached step does not run; None where none can be made."""
+        return len(self.deep) if self.knows(call) else None
 
     def full(self, forward: Callable[..., Any], call: Call) -> tuple[Any, Features | None]:
         """The model's output, and (H, D) unless cached steps with this signature are refused."""

@@ -35,29 +35,31 @@ class Graphs:
 
 @dataclass(frozen=True)
 class Program:
-    """A graph as a function of the model and its inputs; `constants` go behind the inputs of each call."""
+    """A graph as a function of the model and its inputs; `constants` go behind the inputs of each call.
+
+    `blocks` is how many blocks of the stack it runs, `run` is `eager`, compiled where that is asked for.
+    """
 
     graph: fx.Graph
+    eager: Callable[..., Any]
     run: Callable[..., Any]
     constants: tuple[Any, ...]
+    blocks: int
 
     @classmethod
-    def of(cls, graph: fx.Graph, constants: Sequence[Any], compile: Options = False) -> Program:
+    def of(cls, graph: fx.Graph, constants: Sequence[Any], stack: Stack, compile: Options = False) -> Program:
         graph.lint()
         code = graph.python_code("self")
         made: dict[str, Any] = {}
         exec(code.src, code.globals, made)
-        run = made["forward"]
+        eager = run = made["forward"]
         if compile is not False:
             run = torch.compile(run, fullgraph=True, **(compile if isinstance(compile, dict) else {}))
-        return cls(graph, run, tuple(constants))
+        called = {node.target for node in graph.nodes if node.op == "call_module"}
+        return cls(graph, eager, run, tuple(constants), len(called.intersection(stack.blocks)))
 
-    def called(self, paths: Sequence[str]) -> int:
-        """How many of the modules at `paths` it calls."""
-        return len({node.target for node in self.graph.nodes if node.op == "call_module"} & set(paths))
-
-    def __call__(self, model: nn.Module, *inputs: Any) -> Any:
-        return self.run(model, *inputs, *self.constants)
+    def __call__(self, model: nn.Module, *inputs: Any, eager: bool = False) -> Any:
+        return (self.eager if eager else self.run)(model, *inputs, *self.constants)
 
 
 @dataclass
@@ -98,7 +100,7 @@ class Programs:
             layout = Layout(model, stack, call.batch)
             nesting = finish(traced, cut, layout)
         guard = Guard(traced.glue.values(), [model.get_submodule(c.path) for c in traced.calls])
-        program = Program.of(traced.graph, traced.tracer.constants, compile)
+        program = Program.of(traced.graph, traced.tracer.constants, stack, compile)
         return cls(layout, traced, cut, nesting, guard, compile, program)
 
     @property
@@ -106,23 +108,23 @@ class Programs:
         """With the cached step of the kind of prediction that was met last."""
         return Graphs(self.full_program.graph, list(self.cached_programs.values())[-1].graph)
 
-    def full(self, args: Any, kwargs: Any) -> tuple[Any, Features]:
+    def full(self, args: Any, kwargs: Any, eager: bool = False) -> tuple[Any, Features]:
         """The model's output, and (H, D)."""
-        output, H, D = self._own(self.full_program(self.layout.model, *_tensors(args, kwargs)))
+        output, H, D = self._own(self.full_program(self.layout.model, *_tensors(args, kwargs), eager=eager))
         return pytree.tree_unflatten(list(output), self.nesting), (H, D)
 
-    def blocks(self, prediction: Prediction) -> int:
-        """How many blocks the cached step's program runs."""
-        return self.cached_program(*self._padded(prediction)).called(self.layout.stack.blocks)
+    def saved(self, prediction: Prediction) -> int:
+        """How many blocks the cached step's program does not run."""
+        return len(self.layout.stack.blocks) - self.cached_program(*self._padded(prediction)).blocks
 
-    def cached(self, args: Any, kwargs: Any, prediction: Prediction) -> Any:
+    def cached(self, args: Any, kwargs: Any, prediction: Prediction, eager: bool = False) -> Any:
         """The model's output from head, tail and the predicted deep feature."""
         _, kept, weights = self._padded(prediction)
         program = self.cached_program(prediction, kept, weights)
         inputs = [x for streams in kept for x in streams]
         factors = [torch.tensor(w, dtype=torch.float64) for w in weights]
         given = (*_tensors(args, kwargs), *self.full_program.constants)
-        output = program(self.layout.model, *given, *inputs, *factors)
+        output = program(self.layout.model, *given, *inputs, *factors, eager=eager)
         return pytree.tree_unflatten(list(self._own(output)), self.nesting)
 
     def _padded(self, prediction: Prediction) -> tuple[Prediction, Sequence[Streams], tuple[float, ...]]:
@@ -154,7 +156,7 @@ class Programs:
             graph, extra = cut_graph(
                 self.trace.graph, self.trace.tracer, self.cut, self.layout, predict, specs, weights
             )
-        return Program.of(graph, extra, self.compile)
+        return Program.of(graph, extra, self.layout.stack, self.compile)
 
     def _own(self, outputs: Any) -> Any:
         """Outputs that stay as they are when the program runs again."""

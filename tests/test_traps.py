@@ -693,6 +693,8 @@ def test_one_thread_may_trace_while_another_runs():
     done.set()
     steady.join()
     assert not failures and len(programs(model)) == 4
+    compiled = torch.compile(lambda x: x + 1, backend=lambda graph, inputs: lambda *args: ["compiled"])
+    assert compiled(torch.ones(1)) == "compiled", "the trials of two threads left torch.compile switched off"
 
 
 # What the graphs hold
