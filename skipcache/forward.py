@@ -135,12 +135,13 @@ class CachedForward(Override):
             raise
 
     def _run(self, call: Call, trajectory: Trajectory, visit: Visit) -> Any:
-        prediction = None if visit.full else visit.lane.predict(visit.step, self.settings.predictor)
-        for engine in self.engines if prediction is not None else ():
-            saved = engine.saved(call, prediction)
-            if saved is not None:
-                self._count(call, visit, saved)
-                return engine.cached(self.plain, call, prediction)
+        if not visit.full:
+            prediction = visit.lane.predict(visit.step, self.settings.predictor)
+            for engine in self.engines:
+                saved = engine.saved(call, prediction)
+                if saved is not None:
+                    self._count(call, visit, saved)
+                    return engine.cached(self.plain, call, prediction)
         self._count(call, visit, saved=0)
         if not self.settings.policy.caches:
             return self.plain(*call.args, **call.kwargs)

@@ -114,7 +114,13 @@ class FxEngine:
             features.append(found)
             return output
 
-        return self._decorated(step, call), features[0]
+        try:
+            return self._decorated(step, call), features[0]
+        except Exception as error:
+            if not _of_compiling(error):
+                raise
+            self._keep(call, _reason(error))
+            return forward(*call.args, **call.kwargs), None
 
     def cached(self, forward: Callable[..., Any], call: Call, prediction: Prediction) -> Any:
         """The model's output from head, tail and the predicted deep feature."""
@@ -126,7 +132,9 @@ class FxEngine:
                 return programs.cached(args, kwargs, prediction)
             except Stale:
                 return self._first(replace(call, args=args, kwargs=kwargs))[0]
-            except Untraceable as error:
+            except Exception as error:
+                if not (isinstance(error, Untraceable) or _of_compiling(error)):
+                    raise
                 self._keep(call, _reason(error))
                 return heart(type(self.model).forward)(self.model, *args, **kwargs)
 
@@ -195,6 +203,14 @@ def _is_class_forward(forward: Any, model: nn.Module) -> bool:
     return isinstance(forward, MethodType) and forward.__self__ is model and forward.__func__ is type(model).forward
 
 
+def _of_compiling(error: Exception) -> bool:
+    """torch.compile raised it, before anything ran. Its errors are told by where they come from: the import is slow."""
+    return any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__)
+
+
 def _reason(error: Exception) -> str:
     text = str(error).strip().splitlines() or [""]
-    return text[0] if isinstance(error, Untraceable) else f"tracing failed: {type(error).__name__}: {text[0][:200]}"
+    if isinstance(error, Untraceable):
+        return text[0]
+    what = "torch.compile" if _of_compiling(error) else "tracing"
+    return f"{what} failed: {type(error).__name__}: {text[0][:200]}"

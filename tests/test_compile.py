@@ -1,11 +1,16 @@
 """`compile=True`: both graphs whole, two frames for a signature, and nothing compiled again."""
 
+from copy import deepcopy
+
 import pytest
 import torch
+from peft import LoraConfig
+from torch import nn
 from torch._dynamo.utils import counters
 
 import skipcache
 from skipcache import Forecast, Hold
+from tests.originals import Block
 from tests.sampling import build, equal, sample
 
 
@@ -58,6 +63,45 @@ def test_inductor():
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
     skipcache.restore(model)
     assert not equal(sample("original_dit", model), expected)
+
+
+class Breaks(Block):
+    """Reads a value of a tensor, which no whole graph can."""
+
+    def forward(self, x, c):
+        return super().forward(x if x.sum().item() < 1e9 else -x, c)
+
+
+def test_blocks_that_cannot_be_compiled_whole_are_served_by_the_hooks():
+    model = build("original_dit")
+    model.blocks = nn.ModuleList(Breaks(16) for _ in range(4)).eval().requires_grad_(False)
+    expected = sample("original_dit", skipcache.accelerate(deepcopy(model), interval=3, engine="hooks"))
+    skipcache.accelerate(model, interval=3, compile={"backend": "aot_eager"})
+    sample("original_dit", model)  # finds out
+    assert equal(sample("original_dit", model), expected)
+    report = skipcache.report(model)
+    assert report.engine == "fx and hooks"
+    assert any("torch.compile failed" in reason for reason in report.reasons)
+    skipcache.restore(model)
+    skipcache.accelerate(model, interval=3, engine="fx", compile={"backend": "aot_eager"})
+    with pytest.raises(RuntimeError, match=r"torch\.compile failed"):
+        sample("original_dit", model)
+
+
+def test_adapters_may_come_after_compiling():
+    models = [build("flux_dev"), build("flux_dev")]
+    skipcache.accelerate(models[0], interval=3)
+    skipcache.accelerate(models[1], interval=3, engine="fx", compile={"backend": "aot_eager"})
+    before = [sample("flux_dev", model) for model in models]
+    for model in models:
+        torch.manual_seed(0)
+        model.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
+    with torch._dynamo.config.patch(error_on_recompile=False):
+        after = [sample("flux_dev", model) for model in models]
+    assert not equal(after[0], before[0])
+    for ones, others in (before, after):
+        for ours, theirs in zip(ones, others):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
 def test_outputs_of_replayed_cuda_graphs_are_copied_out():
