@@ -2,6 +2,7 @@
 
 from skipcache._version import __version__
 from skipcache.api import accelerate, accelerated, graphs, report, reset, restore
+from skipcache.branches import graft, ungraft
 from skipcache.plan import Plan, make_plan
 from skipcache.policy import Interval, Schedule
 from skipcache.predictor import Delta, Forecast, Hold
@@ -23,9 +24,11 @@ __all__ = [
     "accelerate",
     "accelerated",
     "find_stack",
+    "graft",
     "graphs",
     "make_plan",
     "report",
     "reset",
     "restore",
+    "ungraft",
 ]

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from skipcache.predictor import Streams
 from skipcache.record import Spec, Untraceable
 from skipcache.stack import Stack
+from skipcache.streams import Streams, alike, arguments_of, handed_in
 from skipcache.trace import LeafCall, Trace, require
 from skipcache.tracer import Tracer, tracing
 
@@ -195,21 +195,11 @@ def _inlets(calls: Sequence[LeafCall], first: LeafCall, model: nn.Module) -> tup
     kind = type(model.get_submodule(first.path))
     for one, other in pairwise(calls):
         if type(model.get_submodule(one.path)) is kind is type(model.get_submodule(other.path)):
-            arguments = _arguments(other)
-            inlets = tuple(next((k for k, x in arguments.items() if x is s), None) for s, _ in one.streams)
+            inlets = handed_in(_streams(one), arguments_of(other.args, other.kwargs))
             if None not in inlets:
                 return inlets
-    arguments = _arguments(first)
-    alike: list[Any] = []
-    for stream, _ in first.streams:
-        fitting = (k for k, x in arguments.items() if isinstance(x, Tensor) and _look(x) == _look(stream))
-        alike.append(next((k for k in fitting if k not in alike), None))
-    return tuple(alike)
+    return alike(_streams(first), arguments_of(first.args, first.kwargs))
 
 
-def _arguments(call: LeafCall) -> dict[Any, Any]:
-    return {**dict(enumerate(call.args)), **call.kwargs}
-
-
-def _look(x: Tensor) -> Any:
-    return tuple(x.shape), x.dtype, x.device
+def _streams(call: LeafCall) -> Streams:
+    return tuple(stream for stream, _ in call.streams)

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from skipcache.call import WRITES, Call, outline, version, versions
 from skipcache.override import Override
 from skipcache.plan import Plan
-from skipcache.predictor import Hold, Prediction, Streams
+from skipcache.predictor import Hold, Prediction
 from skipcache.stack import Stack
+from skipcache.streams import Streams, alike, arguments_of, handed_in, rebuild, take_apart
 from skipcache.verify import quietly, same_output
 
 MAX_SIGNATURES = 16
@@ -250,7 +251,7 @@ class FirstRun:
         self._called.append(index)
         output = block.plain(*args, **kwargs)
         streams, shape = take_apart(output)
-        self._outlets[index] = Outlet(shape, tuple(map(outline, streams)), _alike(streams, arguments))
+        self._outlets[index] = Outlet(shape, tuple(map(outline, streams)), alike(streams, arguments))
         self._handed = (kind, streams)
         if index < deep.start:
             self._watch("H", streams)
@@ -263,7 +264,7 @@ class FirstRun:
     def _learn_inlets(self, kind: type, arguments: Mapping[Hashable, Any]) -> None:
         """Where the streams of the block before come in, by identity; sure between two blocks of one class."""
         before, streams = self._handed
-        inlets = tuple(next((key for key, x in arguments.items() if x is stream), None) for stream in streams)
+        inlets = handed_in(streams, arguments)
         if before is kind and streams and None not in inlets:
             self._inlets[kind] = inlets
 
@@ -318,38 +319,3 @@ class CachedRun:
             return wiring.outlets[index].hand_through(arguments)
         D_hat = [stack.raw(stack.blocks[index], d, self.batch) for d in self.prediction(self.H)]
         return rebuild(wiring.shape, [d.clone() for d in D_hat] if wiring.copies else D_hat)
-
-
-def arguments_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[Hashable, Any]:
-    arguments: dict[Hashable, Any] = dict(enumerate(args))
-    arguments.update(kwargs)
-    return arguments
-
-
-def _alike(streams: Streams, arguments: Mapping[Hashable, Any]) -> tuple[Hashable, ...]:
-    """A guess at the inlets: for each stream the first argument, not taken yet, that looks like it."""
-    inlets: list[Hashable] = []
-    for stream in streams:
-        fitting = (k for k, x in arguments.items() if isinstance(x, Tensor) and outline(x) == outline(stream))
-        inlets.append(next((key for key in fitting if key not in inlets), None))
-    return tuple(inlets)
-
-
-def take_apart(output: Any) -> tuple[Streams, Any]:
-    """A block's output as streams and the nesting they came in: a tensor, or a flat tuple or list of them."""
-    if isinstance(output, Tensor):
-        return (output,), None
-    if not isinstance(output, (tuple, list)):
-        return (), output
-    streams = tuple(x for x in output if isinstance(x, Tensor))
-    shape: list[Any] = [... if isinstance(x, Tensor) else x for x in output]
-    return streams, type(output)(*shape) if hasattr(output, "_fields") else type(output)(shape)
-
-
-def rebuild(shape: Any, streams: list[Any]) -> Any:
-    """The inverse of `take_apart`."""
-    if shape is None:
-        return streams[0]
-    rest = iter(streams)
-    items = [next(rest) if x is ... else x for x in shape]
-    return type(shape)(*items) if hasattr(shape, "_fields") else type(shape)(items)

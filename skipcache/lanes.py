@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from skipcache.call import Call, Mark
-from skipcache.predictor import Prediction, Predictor, Streams
+from skipcache.predictor import Prediction, Predictor
+from skipcache.streams import Streams
 
 MAX_LANES = 8
 

@@ -38,8 +38,8 @@ class Override:
         return self.previous or MethodType(type(self.module).forward, self.module)
 
     def put_on(self) -> None:
-        places = list(_places(self.module))
-        place, name = next(((p, n) for p, n in places if _is_own(p[n], self.module)), (self.module.__dict__, "forward"))
+        inner = ((place, name) for place, name in _places(self.module) if _is_inner(place[name], self.module))
+        place, name = next(inner, (self.module.__dict__, "forward"))
         self.previous = place.get(name)
         place[name] = self
 
@@ -70,6 +70,8 @@ def _places(module: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
                 yield place, name
 
 
-def _is_own(forward: Any, module: nn.Module) -> bool:
-    """`forward` is the method of the module's class, with nothing around it."""
+def _is_inner(forward: Any, module: nn.Module) -> bool:
+    """`forward` is the method of the module's class or another override, with no hook around it."""
+    if isinstance(forward, Override):
+        return True
     return isinstance(forward, MethodType) and forward.__self__ is module and forward.__func__ is type(module).forward

@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor
-
-Streams = tuple[Tensor, ...]
+from skipcache.streams import Streams
 
 
 @runtime_checkable

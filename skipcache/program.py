@@ -13,9 +13,10 @@ from torch.utils import _pytree as pytree
 
 from skipcache.cut import Cut, Layout, cut_graph, finish
 from skipcache.guard import Guard
-from skipcache.predictor import Prediction, Streams
+from skipcache.predictor import Prediction
 from skipcache.record import Recording, Spec, Untraceable
 from skipcache.stack import Stack
+from skipcache.streams import Streams
 from skipcache.trace import Trace, trace
 
 Features = tuple[Streams | None, Streams]

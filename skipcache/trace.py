@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from skipcache.branches import SKIPS, branches_of
 from skipcache.record import Recording, Spec, Untraceable
 from skipcache.skeleton import Skeleton
 from skipcache.tracer import Tracer, tracing
@@ -78,7 +79,7 @@ def trace(
         return replay(path, left[path].pop(0), args, kwargs)
 
     def replay(path: str, returned: tuple[list[Any], Any], args: Any, kwargs: Any) -> Any:
-        node = tracer.emit("call_module", path, args, kwargs)
+        node = tracer.emit("call_module", path, args, {**kwargs, **handed_over(path, args, kwargs)})
         output = pytree.tree_unflatten([_filled(tracer, path, leaf) for leaf in returned[0]], returned[1])
         parts = list(tracer.parts(output, node))
         streams = [(part, at) for part, at in parts if isinstance(part, Tensor)]
@@ -90,6 +91,12 @@ def trace(
         calls.append(LeafCall(path, node, args, kwargs, streams))
         return output
 
+    def handed_over(path: str, args: Any, kwargs: Any) -> dict[str, Any]:
+        returned = {call.path: tuple(x for x, _ in call.streams) for call in calls}
+        skips = None if branches is None else branches.wire(path, args, kwargs, returned)
+        return {} if skips is None else {SKIPS: skips}
+
+    branches = branches_of(model)
     skeleton = Skeleton(model, blocks, answer, shared=False)
     filled = [_argument(tracer, name, leaf) for name, leaf in zip(names, leaves)]
     args, kwargs = pytree.tree_unflatten(filled, spec)

@@ -17,7 +17,8 @@ from skipcache.call import Call
 from skipcache.clock import Clock, Moment, direction
 from skipcache.lanes import Lane, Lanes
 from skipcache.policy import Policy, Step
-from skipcache.predictor import Predictor, Streams
+from skipcache.predictor import Predictor
+from skipcache.streams import Streams
 
 
 @dataclass(frozen=True)

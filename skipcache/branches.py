@@ -1,0 +1,359 @@
+"""Skip branches (Skip-DiT, arXiv 2411.17616): the output of a shallow unit is fused into the input of a deep one.
+
+The branches are one registered module, `model.skip_branches`, so that state_dict, `.to`, optimisers, DDP, FSDP and EMA
+see them. What carries a feature from unit to unit are overrides of the blocks' `forward`, inside those of the hook
+engine: a deep block that is skipped does not fuse. Graphs pass the feature on in the open instead, as an argument.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import textwrap
+import threading
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from skipcache.override import Override, override_of
+from skipcache.plan import make_pairs
+from skipcache.stack import Stack, check_stack, find_stack
+from skipcache.streams import Streams, alike, arguments_of, handed_in, take_apart
+
+NAME = "skip_branches"
+FUSES = ("add", "concat")
+SKIPS = "skipcache_skips"  # the argument by which a graph hands over: {the block's argument: what is fused into it}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What skip branches are made for. `widths` has one number per stream of the blocks."""
+
+    fuse: str
+    pairs: tuple[tuple[int, int], ...]
+    depth: int
+    widths: tuple[int, ...]
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Layout:
+        """From JSON."""
+        pairs = tuple((int(i), int(j)) for i, j in facts["pairs"])
+        return cls(facts["fuse"], pairs, facts["depth"], tuple(facts["widths"]))
+
+    def __str__(self) -> str:
+        pairs = ", ".join(f"{i}-{j}" for i, j in self.pairs)
+        widths = " and ".join(map(str, self.widths))
+        return f"{self.fuse} branches of width {widths} between the units {pairs} of {self.depth}"
+
+
+class Float32LayerNorm(nn.LayerNorm):
+    """Computed in float32 at least, whatever the dtype of input and weights; the output has the input's dtype."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        dtype = torch.promote_types(input.dtype, torch.float32)
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        return F.layer_norm(input.to(dtype), self.normalized_shape, weight, bias, self.eps).to(input.dtype)
+
+
+class SkipBranch(nn.Module):
+    """Fuses a skip into one stream, both (..., D): W . LayerNorm(concat[x, skip]) + b, W of (D, 2D).
+
+    `concat` puts that in the place of x, as Skip-DiT does. `add` adds it to x; W and b begin as zeros, so that x stays.
+    """
+
+    def __init__(self, width: int, fuse: str) -> None:
+        super().__init__()
+        self.adds = fuse == "add"
+        self.norm = Float32LayerNorm(2 * width, eps=1e-6)
+        self.linear = nn.Linear(2 * width, width)
+        nn.init.zeros_(self.linear.bias)
+        if self.adds:
+            nn.init.zeros_(self.linear.weight)
+        else:
+            nn.init.xavier_uniform_(self.linear.weight)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        fused: Tensor = self.linear(self.norm(torch.cat([x, skip], dim=-1)))
+        return x + fused if self.adds else fused
+
+
+class SkipBranches(nn.Module):
+    """All branches of a model, by pair and stream: `skip_branches.0.0.linear.weight`."""
+
+    def __init__(self, model: nn.Module, stack: Stack, layout: Layout) -> None:
+        super().__init__()
+        self.stack, self.layout = stack, layout
+        for i in range(len(layout.pairs)):
+            self.add_module(str(i), nn.ModuleList(SkipBranch(width, layout.fuse) for width in layout.widths))
+        self.channel = Channel()
+        units, flat = stack.units, stack.blocks
+        targets = {units[target][0]: (i, units[source][-1]) for i, (source, target) in enumerate(layout.pairs)}
+        before = {path: flat[flat.index(path) - 1] for path in targets}
+        taps = {source for _, source in targets.values()} | set(before.values())
+        self.overrides: tuple[Tap | Fuse, ...] = (
+            *(Tap(model.get_submodule(path), self, path) for path in flat if path in taps),
+            *(Fuse(model.get_submodule(path), self, path, before[path], *targets[path]) for path in targets),
+        )
+
+    def get_extra_state(self) -> Tensor:
+        """The layout, as bytes in a tensor: what saves tensors saves it."""
+        return torch.frombuffer(bytearray(json.dumps(asdict(self.layout)).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        check_layout(layout_in(state), self.layout)
+
+    def wire(self, path: str, args: Any, kwargs: Any, returned: Mapping[str, Streams]) -> dict[Hashable, Tensor] | None:
+        """What a graph hands over to the block at `path`, `returned` being what blocks have returned so far.
+
+        Empty for a block that only gives, None for one that no branch knows.
+        """
+        ours = [override for override in self.overrides if override.path == path]
+        for override in ours:
+            if isinstance(override, Fuse):
+                return override.wire(arguments_of(args, kwargs), returned)
+        return {} if ours else None
+
+
+class Channel:
+    """What taps have put up for the blocks further on, by thread. A copy of the model has one of its own."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def __reduce__(self) -> tuple[type[Channel], tuple[()]]:
+        return Channel, ()
+
+    @property
+    def returned(self) -> dict[str, Streams]:
+        if not hasattr(self._local, "returned"):
+            self._local.returned = {}
+        found: dict[str, Streams] = self._local.returned
+        return found
+
+
+class Tap(Override):
+    """Stands in for the `forward` of a block whose output is carried on."""
+
+    def __init__(self, module: nn.Module, branches: SkipBranches, path: str) -> None:
+        super().__init__(module)
+        self.branches, self.path = branches, path
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        in_a_graph = kwargs.pop(SKIPS, None) is not None
+        output = self.plain(*args, **kwargs)
+        if not in_a_graph:
+            self.branches.channel.returned[self.path] = take_apart(output)[0]
+        return output
+
+
+class Fuse(Override):
+    """Stands in for the `forward` of a block into whose input a branch fuses what the block at `source` returned.
+
+    `before` is the block that runs before this one: its streams show by which arguments this one takes them.
+    """
+
+    def __init__(
+        self, module: nn.Module, branches: SkipBranches, path: str, before: str, index: int, source: str
+    ) -> None:
+        super().__init__(module)
+        self.branches, self.path, self.before, self.index, self.source = branches, path, before, index, source
+        self.inlets: tuple[Hashable, ...] = ()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        skips = kwargs.pop(SKIPS, None)
+        if skips is None:
+            returned = self.branches.channel.returned
+            skips = self.wire(arguments_of(args, kwargs), returned)
+            returned.pop(self.source)
+            if self.before != self.source:
+                returned.pop(self.before, None)
+        fused = list(args)
+        branches = self.branches.get_submodule(str(self.index))
+        for branch, (key, skip) in zip(branches.children(), skips.items()):
+            if isinstance(key, int):
+                fused[key] = branch(fused[key], skip)
+            else:
+                kwargs[key] = branch(kwargs[key], skip)
+        return self.plain(*fused, **kwargs)
+
+    def wire(self, arguments: Mapping[Hashable, Any], returned: Mapping[str, Streams]) -> dict[Hashable, Tensor]:
+        """By argument, the stream of the source that goes into it, in the layout in which this block works."""
+        skips = returned.get(self.source)
+        if skips is None:
+            raise RuntimeError(
+                f"{self.source} has not run before {self.path} in this call, so that there is no skip to fuse; "
+                f"switch gradient checkpointing off: it runs blocks out of order"
+            )
+        if len(skips) != len(self.branches.layout.widths):
+            raise RuntimeError(
+                f"{self.source} returns {len(skips)} tensors, but the branches were grafted for "
+                f"{len(self.branches.layout.widths)}; graft with streams={len(skips)}"
+            )
+        inlets = self._inlets(skips, arguments, returned.get(self.before, ()))
+        return {key: self._moved(skip, arguments[key]) for key, skip in zip(inlets, skips)}
+
+    def _inlets(self, skips: Streams, arguments: Mapping[Hashable, Any], before: Streams) -> tuple[Hashable, ...]:
+        """Sure where the block before hands its streams straight in; else those seen then, or what looks alike."""
+        seen = handed_in(before, arguments) if len(before) == len(skips) else ()
+        if seen and None not in seen:
+            self.inlets = seen
+        elif not self.inlets and len(skips) == 1:
+            return (next(key for key, x in arguments.items() if isinstance(x, Tensor)),)
+        found = self.inlets or alike(skips, arguments)
+        if None in found or not all(key in arguments for key in found):
+            raise RuntimeError(f"{self.path} does not take by its arguments all that {self.source} returns")
+        return found
+
+    def _moved(self, skip: Tensor, x: Tensor) -> Tensor:
+        """`skip` from the layout of its block to that of this one, whose input is `x`."""
+        stack = self.branches.stack
+        if not stack.transposed:
+            return skip
+        batch = x.shape[0] // skip.shape[1]  # x is (batch * frames, tokens, D), skip (batch * tokens, frames, D)
+        return stack.raw(self.path, stack.canonical(self.source, skip, batch), batch)
+
+
+def graft(
+    model: nn.Module,
+    fuse: str = "add",
+    pairs: Sequence[tuple[int, int]] | None = None,
+    *,
+    stack: Stack | None = None,
+    streams: int | None = None,
+    width: int | Sequence[int] | None = None,
+) -> nn.Module:
+    """Give `model` skip branches, in place: the output of unit `source` is fused into the input of unit `target`.
+
+    Args:
+        fuse: "concat": W . LayerNorm(concat[x, skip]) + b in the place of x, as in Skip-DiT; the model must then be
+            trained. "add": the same added to x, with W and b zero: the model's outputs stay as they are until trained.
+        pairs: (source, target) units, nested; by default every unit of the first half with its mirror image.
+        stack: where the blocks are, for a model whose structure does not show it.
+        streams: how many tensors a block returns; by default as its code shows. Each stream has a branch.
+        width: D of the streams, one int or one per stream; by default what most of a block's linear layers take in.
+
+    Returns `model`. Raises ValueError or TypeError, before the model is touched, where it is accelerated (restore it
+    first), has branches already, its own or grafted ones, or where pairs do not fit.
+    """
+    if fuse not in FUSES:
+        raise ValueError(f"fuse: expected 'add' or 'concat', got {fuse!r}")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected an nn.Module, got {type(model).__name__}; of a pipeline pass its transformer")
+    _check_plain(model)
+    if branches_of(model) is not None:
+        raise ValueError(f"{type(model).__name__} has grafted skip branches; call skipcache.ungraft first")
+    if stack is not None:
+        check_stack(model, stack)
+    stack = stack or find_stack(model)
+    if stack.native_skips:
+        raise ValueError(f"{type(model).__name__} has skip branches of its own; accelerate it as it is")
+    depth = len(stack.units)
+    joined = make_pairs(depth, pairs)
+    layout = Layout(fuse, joined, depth, _widths(model, stack, joined, streams, width))
+    _put_on(model, stack, layout)
+    return model
+
+
+def ungraft(model: nn.Module) -> nn.Module:
+    """Take grafted skip branches off, weights and all. Raises ValueError where there are none."""
+    branches = branches_of(model)
+    if branches is None:
+        raise ValueError(
+            f"{type(model).__name__} has no grafted skip branches; those that belong to a model stay in it"
+        )
+    _check_plain(model)
+    for override in reversed(branches.overrides):
+        override.take_off()
+    delattr(model, NAME)
+    return model
+
+
+def branches_of(model: nn.Module) -> SkipBranches | None:
+    """The grafted branches of `model`, if any."""
+    found = getattr(model, "_modules", {}).get(NAME)
+    return found if isinstance(found, SkipBranches) else None
+
+
+def layout_in(state: Tensor) -> Layout:
+    """The layout that an extra state tells of."""
+    return Layout.of(json.loads(bytes(state.cpu().tolist())))
+
+
+def check_layout(given: Layout, ours: Layout) -> None:
+    if given != ours:
+        raise ValueError(f"the weights are of {given}, but the model has {ours}; ungraft it, or graft it alike")
+
+
+def _put_on(model: nn.Module, stack: Stack, layout: Layout) -> SkipBranches:
+    branches = SkipBranches(model, stack, layout)
+    like = next((p for p in model.get_submodule(stack.blocks[0]).parameters() if p.is_floating_point()), None)
+    if like is not None:
+        branches.to(like.device if like.device.type != "meta" else None, like.dtype)
+    branches.train(model.training)
+    model.add_module(NAME, branches)
+    for override in branches.overrides:
+        override.put_on()
+    return branches
+
+
+def _check_plain(model: nn.Module) -> None:
+    if override_of(model, Override) is not None:
+        raise ValueError(
+            f"{type(model).__name__} is accelerated, for the branches that it has now; call skipcache.restore first"
+        )
+
+
+def _widths(
+    model: nn.Module,
+    stack: Stack,
+    pairs: Sequence[tuple[int, int]],
+    streams: int | None,
+    width: int | Sequence[int] | None,
+) -> tuple[int, ...]:
+    ends = [(stack.units[source][-1], stack.units[target][0]) for source, target in pairs]
+    counts = {path: stream_count(model.get_submodule(path)) for source, target in ends for path in (source, target)}
+    if streams is None:
+        uneven = [(source, target) for source, target in ends if counts[source] != counts[target]]
+        if uneven:
+            source, target = uneven[0]
+            raise ValueError(
+                f"pairs: {source} returns {counts[source]} tensors and {target} {counts[target]}, so that no branch "
+                f"can join them; leave the pair out, or pass streams=... if that was misread"
+            )
+        streams = counts[ends[0][0]]
+    if type(streams) is not int or streams < 1:
+        raise ValueError(f"streams: expected an int of at least 1, got {streams!r}")
+    if width is None:
+        width = _width(model.get_submodule(ends[0][1]))
+    widths = (width,) * streams if isinstance(width, int) else tuple(width)
+    if len(widths) != streams or not all(type(n) is int and n > 0 for n in widths):
+        raise ValueError(f"width: expected a positive int for each of {streams} streams, got {width!r}")
+    return widths
+
+
+def stream_count(block: nn.Module) -> int:
+    """How many tensors the block returns, by the `return` of its code; 1 where that does not show it."""
+    try:
+        code = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(type(block).forward))))
+    except (OSError, TypeError, SyntaxError):
+        return 1
+    returned = [node.value for node in ast.walk(code) if isinstance(node, ast.Return)]
+    tuples = [[x for x in value.elts if not _is_none(x)] for value in returned if isinstance(value, ast.Tuple)]
+    return max(map(len, tuples), default=1)
+
+
+def _is_none(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is None
+
+
+def _width(block: nn.Module) -> int:
+    taken = Counter(module.in_features for module in block.modules() if isinstance(module, nn.Linear))
+    if not taken:
+        raise ValueError(f"width: {type(block).__name__} has no linear layer to tell it by; pass width=...")
+    return max(taken, key=lambda n: (taken[n], -n))
