@@ -3,6 +3,7 @@
 from skipcache._version import __version__
 from skipcache.api import accelerate, accelerated, graphs, report, reset, restore
 from skipcache.branches import graft, ungraft
+from skipcache.checkpoint import load_branches, load_skip_dit, save_branches
 from skipcache.plan import Plan, make_plan
 from skipcache.policy import Interval, Schedule
 from skipcache.predictor import Delta, Forecast, Hold
@@ -26,9 +27,12 @@ __all__ = [
     "find_stack",
     "graft",
     "graphs",
+    "load_branches",
+    "load_skip_dit",
     "make_plan",
     "report",
     "reset",
     "restore",
+    "save_branches",
     "ungraft",
 ]

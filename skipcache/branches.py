@@ -330,7 +330,7 @@ def _widths(
     if type(streams) is not int or streams < 1:
         raise ValueError(f"streams: expected an int of at least 1, got {streams!r}")
     if width is None:
-        width = _width(model.get_submodule(ends[0][1]))
+        width = usual_width(model.get_submodule(ends[0][1]))
     widths = (width,) * streams if isinstance(width, int) else tuple(width)
     if len(widths) != streams or not all(type(n) is int and n > 0 for n in widths):
         raise ValueError(f"width: expected a positive int for each of {streams} streams, got {width!r}")
@@ -352,7 +352,8 @@ def _is_none(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value is None
 
 
-def _width(block: nn.Module) -> int:
+def usual_width(block: nn.Module) -> int:
+    """What most of the block's linear layers take in."""
     taken = Counter(module.in_features for module in block.modules() if isinstance(module, nn.Linear))
     if not taken:
         raise ValueError(f"width: {type(block).__name__} has no linear layer to tell it by; pass width=...")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,14 @@ class Call:
     sample_structure: Hashable = None
     batch: int = 0
     autocast: torch.dtype | None = None
+
+    def run(self, forward: Callable[..., Any]) -> Any:
+        """`forward` on the arguments, in lists and dicts of this run's own: a model may empty them (HunyuanDiT)."""
+        args, kwargs = self.arguments()
+        return forward(*args, **kwargs)
+
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return _opened(self.args), _opened(dict(self.kwargs))
 
 
 def read_call(
@@ -63,6 +71,12 @@ def read_call(
     key = (structure, tuple(v if _plain(v) else id(v) for v in values), ambient)
     batch = len(x) if isinstance(x, (list, tuple)) else x.shape[0]
     return Call(args, kwargs, samples[0], t, tuple(leaves), structure, key, context, outlines, batch, autocast)
+
+
+def _opened(value: Any) -> Any:
+    if type(value) in (list, tuple):
+        return type(value)(map(_opened, value))
+    return {key: _opened(item) for key, item in value.items()} if type(value) is dict else value
 
 
 def _flat(value: Any) -> tuple[list[Any], Hashable]:

@@ -56,7 +56,7 @@ def count_flops(
     features: list[Any] = []
 
     def full_step(call: Call) -> Any:
-        output, found = engine.full(forward, call) if engine.knows(call) else (forward(*call.args, **call.kwargs), None)
+        output, found = engine.full(forward, call) if engine.knows(call) else (call.run(forward), None)
         features.append(found)
         return output
 

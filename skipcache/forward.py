@@ -171,7 +171,7 @@ class CachedForward(Override):
             if outputs and versions(call) != before:
                 self._say(WRITES)
                 break
-        return outputs[0] if outputs else self.plain(*call.args, **call.kwargs), None
+        return outputs[0] if outputs else call.run(self.plain), None
 
     def _refused(self, engine: Engine, reason: str) -> None:
         if self.settings.engine == "fx":
@@ -269,7 +269,7 @@ class CachedForward(Override):
         """The model from outside, with all that is wrapped around it, but `step` at its heart; not counted."""
         self._local.instead = lambda args, kwargs: step(replace(call, args=args, kwargs=kwargs))
         try:
-            return self.module(*call.args, **call.kwargs)
+            return call.run(self.module)
         finally:
             self._local.instead = None
 

@@ -102,11 +102,11 @@ class FxEngine:
         `forward` is what runs the model as it is, and does so here where no program can.
         """
         if self.refusal(call):
-            return forward(*call.args, **call.kwargs), None
+            return call.run(forward), None
         reason = self._unfit(forward, call)
         if reason:
             self._keep(call, reason)
-            return forward(*call.args, **call.kwargs), None
+            return call.run(forward), None
         features: list[Features | None] = []
 
         def step(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -120,7 +120,7 @@ class FxEngine:
             if not _of_compiling(error):
                 raise
             self._keep(call, _reason(error))
-            return forward(*call.args, **call.kwargs), None
+            return call.run(forward), None
 
     def cached(self, forward: Callable[..., Any], call: Call, prediction: Prediction) -> Any:
         """The model's output from head, tail and the predicted deep feature."""
@@ -141,7 +141,8 @@ class FxEngine:
         return self._decorated(step, call)
 
     def _decorated(self, step: Callable[..., Any], call: Call) -> Any:
-        return around(type(self.model).forward, step)(self.model, *call.args, **call.kwargs)
+        args, kwargs = call.arguments()
+        return around(type(self.model).forward, step)(self.model, *args, **kwargs)
 
     def _full(self, call: Call) -> tuple[Any, Features | None]:
         found = self._programs.get(call.key)
@@ -157,7 +158,7 @@ class FxEngine:
         """The first step of a signature: it runs as ever, and is recorded, traced, cut and proved."""
         function = heart(type(self.model).forward)
         before = versions(call)
-        recording = record(function, self.model, self.stack.blocks, self.deep, call.args, call.kwargs)
+        recording = record(function, self.model, self.stack.blocks, self.deep, *call.arguments())
         features, made = None, ""  # type: tuple[Features | None, Programs | str]
         try:
             if versions(call) != before:

@@ -122,7 +122,7 @@ class HookEngine:
         return getattr(self._local, "run", None)
 
     @contextmanager
-    def _doing(self, run: FullRun | FirstRun | CachedRun | None) -> Iterator[None]:
+    def doing(self, run: FullRun | FirstRun | CachedRun | None) -> Iterator[None]:
         before, self._local.run = self.run, run
         try:
             yield
@@ -147,18 +147,18 @@ class HookEngine:
         if wiring is None:
             return self._first(forward, call)
         if wiring.refusal:
-            return forward(*call.args, **call.kwargs), None
+            return call.run(forward), None
         return self._full(forward, call, wiring)
 
     def cached(self, forward: Callable[..., Any], call: Call, prediction: Prediction) -> Any:
         """The model's output from head, tail and the predicted deep feature."""
-        with self._doing(CachedRun(self, call.batch, self._wirings[call.key], prediction)):
-            return forward(*call.args, **call.kwargs)
+        with self.doing(CachedRun(self, call.batch, self._wirings[call.key], prediction)):
+            return call.run(forward)
 
     def _full(self, forward: Callable[..., Any], call: Call, wiring: Wiring) -> tuple[Any, Features]:
         run = FullRun(self, call.batch, wiring)
-        with self._doing(run):
-            output = forward(*call.args, **call.kwargs)
+        with self.doing(run):
+            output = call.run(forward)
         return output, (run.H, run.D)
 
     def _first(self, forward: Callable[..., Any], call: Call) -> tuple[Any, Features | None]:
@@ -168,8 +168,8 @@ class HookEngine:
         run once more on copies.
         """
         run, before = FirstRun(self, call.batch), versions(call)
-        with self._doing(run):
-            output = forward(*call.args, **call.kwargs)
+        with self.doing(run):
+            output = call.run(forward)
         seen = run.wiring() if versions(call) == before else Wiring(refusal=WRITES)
         features = (run.H, run.D)
         for wiring in (seen, replace(seen, copies=True)):
@@ -185,8 +185,8 @@ class HookEngine:
 
     def _holds(self, forward: Callable[..., Any], call: Call, output: Any, features: Features, wiring: Wiring) -> bool:
         run = CachedRun(self, call.batch, wiring, Prediction(Hold(), [features[1]], (), residual=False))
-        with quietly(call.sample.device, self.model), self._doing(run):
-            return same_output(output, forward(*call.args, **call.kwargs))
+        with quietly(call.sample.device, self.model), self.doing(run):
+            return same_output(output, call.run(forward))
 
     def keep(self, index: int, streams: Streams, batch: int, copy: bool = False) -> Streams:
         """What the block at `index` handed out, in the canonical layout; by reference where that is safe."""

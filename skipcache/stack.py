@@ -122,7 +122,8 @@ def describe_by_structure(model: nn.Module) -> Stack:
             f"and something beside it; pass stack=skipcache.Stack(units=((path,), ...), sample=..., timestep=...)"
         )
     sample = next((n for n in SAMPLE_NAMES if n in names), next(n for n in names if n != timestep))
-    return Stack(units, sample, timestep, native_skips=_has_skips(model, units))
+    skips = _has_skips(model, units)
+    return Stack(units, sample, timestep, native_skips=skips, reuse="hold" if skips else "forecast")
 
 
 def one_per_block(model: nn.Module, *paths: str) -> tuple[tuple[str, ...], ...]:

@@ -15,11 +15,11 @@ from torch.utils import _pytree as pytree
 
 def same_output(one: Any, other: Any) -> bool:
     """Both have equal tensors, at least one. NaN equals NaN."""
-    ours, theirs = list(_tensors(one)), list(_tensors(other))
+    ours, theirs = list(tensors_of(one)), list(tensors_of(other))
     return len(ours) == len(theirs) > 0 and all(map(_equal, ours, theirs))
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
+def tensors_of(output: Any) -> Iterator[Tensor]:
     for leaf in pytree.tree_leaves(output):
         if isinstance(leaf, Tensor):
             yield leaf

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from skipcache.verify import _tensors
+from skipcache.verify import tensors_of
 from tests.originals import OriginalDiT, OriginalLatte, OriginalPixArt, Yesterday, draw
 from tests.zoo import ZOO, randomise
 
@@ -53,7 +53,7 @@ def sample(name, model, steps=7, seed=0, call=None):
 
 
 def first(output) -> Tensor:
-    return next(iter(_tensors(output)))
+    return next(iter(tensors_of(output)))
 
 
 def equal(ones, others):

@@ -23,10 +23,14 @@ MAY_IMPORT = {
     "stack": set(),
     "target": {"stack"},
     "branches": {"override", "plan", "stack", "streams"},
+    "checkpoint": {"branches", "stack"},
     "clock": {"call"},
     "lanes": {"call", "predictor", "streams"},
     "trajectory": {"call", "clock", "lanes", "policy", "predictor", "streams"},
     "hooks": {"call", "override", "plan", "predictor", "stack", "streams", "verify"},
+    "training": {
+        "branches", "call", "hooks", "override", "plan", "predictor", "stack", "streams", "target", "verify",
+    },
     "decorators": set(),
     "skeleton": set(),
     "guard": set(),
@@ -42,7 +46,9 @@ MAY_IMPORT = {
         "trajectory", "verify",
     },
     "api": {"branches", "forward", "override", "plan", "policy", "predictor", "program", "report", "stack", "target"},
-    "__init__": {"_version", "api", "branches", "plan", "policy", "predictor", "program", "report", "stack"},
+    "__init__": {
+        "_version", "api", "branches", "checkpoint", "plan", "policy", "predictor", "program", "report", "stack",
+    },
 }  # fmt: skip
 
 

@@ -1,0 +1,213 @@
+"""For your own training loop: full and cached steps under autograd, frozen backbones, and a loss that needs no data.
+
+A cached step can be taught. Record a run of the plain model, then draw the outputs of full and cached steps to it:
+
+    skipcache.graft(model)
+    optimizer = torch.optim.AdamW(training.freeze_backbone(model), lr=1e-3)
+    run = training.record_run(model, lambda: pipe(prompts))
+    for _ in range(1000):
+        training.distillation_loss(model, run, interval=3).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+`model` may be wrapped by DistributedDataParallel in all of it: each step runs through the wrapper.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from skipcache.branches import branches_of
+from skipcache.call import Call, Mark, read_call
+from skipcache.hooks import CachedRun, FirstRun, FullRun, HookEngine, Wiring
+from skipcache.override import Override, override_of
+from skipcache.plan import Keep, make_plan
+from skipcache.predictor import Hold, Prediction
+from skipcache.stack import find_stack
+from skipcache.streams import Streams
+from skipcache.target import unwrap
+from skipcache.verify import tensors_of
+
+
+@dataclass(frozen=True)
+class DeepFeature:
+    """D of a full step, in the stack's canonical layout, and how the blocks are wired: what a cached step needs."""
+
+    streams: Streams
+    keep: Keep
+    wiring: Wiring
+
+    def detach(self) -> DeepFeature:
+        return replace(self, streams=tuple(x.detach() for x in self.streams))
+
+
+def branch_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters of the grafted skip branches. Raises ValueError where there are none."""
+    inner = unwrap(model)
+    branches = branches_of(inner)
+    if branches is None:
+        raise ValueError(f"{type(inner).__name__} has no grafted skip branches; call skipcache.graft first")
+    return list(branches.parameters())
+
+
+def freeze_backbone(model: nn.Module) -> list[nn.Parameter]:
+    """Leave nothing but the grafted branches to train (the paper's first stage); returns their parameters.
+
+    `model.requires_grad_(True)` undoes it, for the second stage.
+    """
+    parameters = branch_parameters(model)
+    model.requires_grad_(False)
+    for p in parameters:
+        p.requires_grad_(True)
+    return parameters
+
+
+def full_forward(model: nn.Module, *args: Any, keep: Keep = 1, **kwargs: Any) -> tuple[Any, DeepFeature]:
+    """`model(*args, **kwargs)`, and D for `cached_forward`; autograd records both. Detach D to hold it for constant."""
+    with _hooked(model, keep) as engine:
+        call = _call(engine, args, kwargs)
+        first = FirstRun(engine, call.batch)
+        with engine.doing(first):
+            output = model(*args, **kwargs)
+        wiring = first.wiring()
+        if wiring.refusal:
+            raise ValueError(f"{type(engine.model).__name__} cannot run cached steps: {wiring.refusal}")
+        D = first.D
+        if wiring.copies:
+            again = FullRun(engine, call.batch, wiring)
+            with engine.doing(again):
+                output = model(*args, **kwargs)
+            D = again.D
+    return output, DeepFeature(D, keep, wiring)
+
+
+def cached_forward(model: nn.Module, deep: DeepFeature, *args: Any, **kwargs: Any) -> Any:
+    """A cached step under autograd: head and tail of `model` run on the arguments, with `deep` in the middle (Hold)."""
+    if not isinstance(deep, DeepFeature):
+        raise TypeError(f"deep: expected the DeepFeature of full_forward, got {type(deep).__name__}")
+    with _hooked(model, deep.keep) as engine:
+        prediction = Prediction(Hold(), [deep.streams], (), residual=False)
+        call = _call(engine, args, kwargs)
+        with engine.doing(CachedRun(engine, call.batch, deep.wiring, prediction)):
+            return model(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class RecordedCall:
+    """A call's arguments, and the tensors of its output."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: tuple[Tensor, ...]
+
+
+Run = list[list[RecordedCall]]  # by step, then by lane
+
+
+def record_run(model: nn.Module, run: Callable[[], Any]) -> Run:
+    """Call `run`, which samples from `model` in any way, without gradients; returns its calls by step and lane.
+
+    Holds all samples and outputs of the run, where they are. Calls in a row at one timestep are lanes of a step.
+    """
+    inner = unwrap(model)
+    recorder = _Recorder(inner)
+    training = inner.training
+    recorder.put_on()
+    try:
+        inner.eval()
+        with torch.no_grad():
+            run()
+    finally:
+        recorder.take_off()
+        inner.train(training)
+    if not recorder.steps:
+        raise ValueError(f"the run never called {type(inner).__name__} with a sample and a timestep")
+    return recorder.steps
+
+
+def distillation_loss(
+    model: nn.Module, run: Run, *, interval: int = 3, keep: Keep = 1, generator: torch.Generator | None = None
+) -> Tensor:
+    """Mean squared error of one cached step, and of the full step before it, against what the run recorded there.
+
+    Both are drawn at random: a full step, and a cached one 1 to interval - 1 steps later, on D of the former. The
+    first teaches the branches to make up for an old D, the second keeps uncached outputs where they were.
+    """
+    if interval < 2:
+        raise ValueError(f"interval: expected at least 2, got {interval}; 1 has no cached steps")
+    if len(run) < 2:
+        raise ValueError(f"run: expected at least 2 steps, got {len(run)}")
+    ahead = _draw(min(interval, len(run)) - 1, generator) + 1
+    start = _draw(len(run) - ahead, generator)
+    lane = _draw(min(len(run[start]), len(run[start + ahead])), generator)
+    first, later = run[start][lane], run[start + ahead][lane]
+    output, deep = full_forward(model, *first.args, keep=keep, **first.kwargs)
+    cached = cached_forward(model, deep.detach(), *later.args, **later.kwargs)
+    return _distance(output, first.output) + _distance(cached, later.output)
+
+
+class _Recorder(Override):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        branches = branches_of(module)
+        self.stack = find_stack(module) if branches is None else branches.stack
+        self.steps: Run = []
+        self._last: Mark | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        names = tuple(inspect.signature(self.__wrapped__).parameters)
+        call = read_call(names, self.stack.sample, self.stack.timestep, args, kwargs)
+        # The sampler may go on to write to any of these.
+        args, kwargs = pytree.tree_map_only(Tensor, lambda x: x.detach().clone(), (args, kwargs))
+        output = self.plain(*args, **kwargs)
+        if call is not None:
+            if self._last is None or not self._last.equal(call.timestep):
+                self.steps.append([])
+            self._last = Mark.of(call.timestep.clone() if isinstance(call.timestep, Tensor) else call.timestep)
+            held = tuple(x.detach().clone() for x in tensors_of(output))
+            self.steps[-1].append(RecordedCall(args, kwargs, held))
+        return output
+
+
+@contextmanager
+def _hooked(model: nn.Module, keep: Keep) -> Iterator[HookEngine]:
+    """The hook engine on the plain module under `model`, for the length of a step."""
+    inner = unwrap(model)
+    if override_of(inner, Override) is not None:
+        raise ValueError(f"{type(inner).__name__} is accelerated; call skipcache.restore before training it")
+    branches = branches_of(inner)
+    stack = find_stack(inner) if branches is None else branches.stack
+    plan = make_plan(len(stack.units), keep, () if branches is None else branches.layout.pairs)
+    engine = HookEngine(inner, stack, plan)
+    engine.attach()
+    try:
+        yield engine
+    finally:
+        engine.detach()
+
+
+def _call(engine: HookEngine, args: Any, kwargs: Any) -> Call:
+    stack, forward = engine.stack, type(engine.model).forward
+    names = tuple(inspect.signature(forward).parameters)[1:]
+    call = read_call(names, stack.sample, stack.timestep, args, kwargs)
+    if call is None:
+        raise ValueError(f"expected a tensor {stack.sample!r} and a {stack.timestep!r} among the arguments")
+    return call
+
+
+def _draw(below: int, generator: torch.Generator | None) -> int:
+    return int(torch.randint(below, (), generator=generator))
+
+
+def _distance(output: Any, target: tuple[Tensor, ...]) -> Tensor:
+    ours = list(tensors_of(output))
+    return torch.stack([F.mse_loss(x.float(), y.float()) for x, y in zip(ours, target)]).sum()
