@@ -121,9 +121,13 @@ class SkipBranches(nn.Module):
 
 
 class Channel:
-    """What taps have put up for the blocks further on, by thread. A copy of the model has one of its own."""
+    """What taps have put up for the blocks further on, by thread. A copy of the model has one of its own.
+
+    `copies` tells, once a block has run, whether later ones write in place to what it returned.
+    """
 
     def __init__(self) -> None:
+        self.copies: dict[str, bool] = {}
         self._local = threading.local()
 
     def __reduce__(self) -> tuple[type[Channel], tuple[()]]:
@@ -131,10 +135,15 @@ class Channel:
 
     @property
     def returned(self) -> dict[str, Streams]:
-        if not hasattr(self._local, "returned"):
-            self._local.returned = {}
-        found: dict[str, Streams] = self._local.returned
-        return found
+        return self._held("returned")
+
+    @property
+    def copied(self) -> dict[str, Streams]:
+        """As it was when it was returned."""
+        return self._held("copied")
+
+    def _held(self, name: str) -> dict[str, Streams]:
+        return vars(self._local).setdefault(name, {})
 
 
 class Tap(Override):
@@ -148,7 +157,10 @@ class Tap(Override):
         in_a_graph = kwargs.pop(SKIPS, None) is not None
         output = self.plain(*args, **kwargs)
         if not in_a_graph:
-            self.branches.channel.returned[self.path] = take_apart(output)[0]
+            channel, streams = self.branches.channel, take_apart(output)[0]
+            channel.returned[self.path] = streams
+            if channel.copies.get(self.path, True):
+                channel.copied[self.path] = tuple(x.clone() for x in streams)
         return output
 
 
@@ -168,11 +180,7 @@ class Fuse(Override):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         skips = kwargs.pop(SKIPS, None)
         if skips is None:
-            returned = self.branches.channel.returned
-            skips = self.wire(arguments_of(args, kwargs), returned)
-            returned.pop(self.source)
-            if self.before != self.source:
-                returned.pop(self.before, None)
+            skips = self._carried(arguments_of(args, kwargs))
         fused = list(args)
         branches = self.branches.get_submodule(str(self.index))
         for branch, (key, skip) in zip(branches.children(), skips.items()):
@@ -181,6 +189,18 @@ class Fuse(Override):
             else:
                 kwargs[key] = branch(kwargs[key], skip)
         return self.plain(*fused, **kwargs)
+
+    def _carried(self, arguments: Mapping[Hashable, Any]) -> dict[Hashable, Tensor]:
+        """What the channel brings, which is emptied of it; a copy where the blocks between write to it in place."""
+        channel = self.branches.channel
+        before = channel.returned.pop(self.before, ())
+        skips = before if self.before == self.source else channel.returned.pop(self.source, None)
+        kept = channel.copied.pop(self.source, None)
+        channel.copied.pop(self.before, None)
+        if skips and kept and self.source not in channel.copies:
+            channel.copies[self.source] = not all(map(torch.equal, skips, kept))
+        carried = {self.before: before, self.source: kept if channel.copies.get(self.source) else skips}
+        return self.wire(arguments, {path: streams for path, streams in carried.items() if streams})
 
     def wire(self, arguments: Mapping[Hashable, Any], returned: Mapping[str, Streams]) -> dict[Hashable, Tensor]:
         """By argument, the stream of the source that goes into it, in the layout in which this block works."""

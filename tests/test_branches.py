@@ -14,7 +14,7 @@ from tests.sampling import build, equal, sample, state
 
 FAMILIES = [
     "dit", "pixart_alpha", "latte", "sd3", "flux_dev", "cogvideox", "wan", "original_dit", "original_latte",
-    "original_latte_pairs", "original_pixart", "yesterday",
+    "original_latte_pairs", "original_pixart", "yesterday", "yesterday_in_place",
 ]  # fmt: skip
 
 
@@ -36,6 +36,8 @@ def grafted(name, fuse, **options):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_add_is_exact_at_the_start(name, engine):
     model = build(name)
+    if engine == "fx" and name == "yesterday_in_place":
+        pytest.skip("refused by fx: see the test of what it refuses")
     plain, before = sample(name, model), state(model)
     assert skipcache.graft(model) is model
     assert equal(sample(name, model), plain)
@@ -81,12 +83,14 @@ class SkipDiT:
 
         def after(index):
             def hook(module, args, output):
-                seen[index] = output if isinstance(output, tuple) else (output,)
+                seen[index] = tuple(
+                    x if x is None else x.clone() for x in (output if isinstance(output, tuple) else (output,))
+                )
                 if index != depth - 1 - self.keep or self.interval is None:
                     return None
                 if full:
-                    self.D = output
-                return self.D
+                    self.D = copy.deepcopy(output)
+                return copy.deepcopy(self.D)
 
             return hook
 
@@ -127,7 +131,7 @@ def test_a_grafted_model_and_its_cached_run_equal_the_reference(name, fuse):
     assert equal(sample(name, model), sample(name, build(name), call=SkipDiT(model, build(name))))
     reference = SkipDiT(model, build(name), keep=1, interval=3)
     expected = sample(name, reference.model, call=reference)
-    for engine in ("fx", "hooks"):
+    for engine in ("fx", "hooks") if name != "yesterday_in_place" else ("hooks", "auto"):
         skipcache.accelerate(model, interval=3, predictor=Hold(), engine=engine)
         assert equal(sample(name, model), expected), engine
         assert skipcache.report(model).cached_steps == 4
