@@ -6,6 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from skipcache.benchmarks.references import Reference, find_reference
 from skipcache.benchmarks.results import Row, make_row, plain_row, write_results
 from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler, usable_device
 from skipcache.benchmarks.settings import STOCHASTIC, Settings
-from skipcache.benchmarks.table import result_tables
+from skipcache.benchmarks.table import result_tables, rows_table
 from skipcache.benchmarks.variants import Variant, variants
 
 TABLE_WIDTH = 110
@@ -37,21 +38,44 @@ def run_bench(settings: Settings, console: Console) -> None:
     start = time.perf_counter()
     reference = find_reference(settings.model)
     bench = make_bench(settings, reference)
+    beside = None if settings.beside is None else Beside.of(settings)
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     settings.out.mkdir(parents=True, exist_ok=True)
-    measured = _measure_all(bench, variants(settings, len(bench.stack.units), bench.calls), console)
+    measured, others = _measure_all(bench, beside, console)
     rows = _rows(bench, measured, reference.judge())
+    skips = [] if beside is None else _rows(beside.bench, others, beside.reference.judge())
     draw_samples(settings.out / "samples.png", measured, rows[1:])
-    draw_fidelity(settings.out / "fidelity.png", rows[1:], _title(settings))
+    draw_fidelity(settings.out / "fidelity.png", rows[1:], _title(settings), settings.beside or "", skips[1:])
     facts = {
         "images": len(measured[0].samples),
         "parameters": sum(p.numel() for p in bench.plain.transformer.parameters()),
         "plain_seconds_per_run": statistics.median(bench.plain_times),
+        "beside": [asdict(row) for row in skips],
         "seconds": time.perf_counter() - start,
     }
     write_results(settings.out / "results.json", settings, rows, **facts)
     _wide(console).print(result_tables(rows, _title(settings)))
+    if skips:
+        title = f"beside it: {settings.beside}, against its own uncached samples"
+        _wide(console).print(rows_table(skips, title))
     _print_summary(console, settings, rows, **facts)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A second model in the same run, by Hold alone, at the interval nearest 3 and at the largest."""
+
+    reference: Reference
+    bench: Bench
+    variants: list[Variant]
+
+    @classmethod
+    def of(cls, settings: Settings) -> Beside:
+        settings = replace(settings, model=settings.beside or "", weights=None, beside=None)
+        reference = find_reference(settings.model)
+        intervals = [n for n in settings.intervals if n > 1] or [3]
+        chosen = sorted({min(intervals, key=lambda n: abs(n - 3)), max(intervals)})
+        return cls(reference, make_bench(settings, reference), [Variant(settings.steps, n, "hold") for n in chosen])
 
 
 def make_bench(settings: Settings, reference: Reference) -> Bench:
@@ -70,7 +94,7 @@ def _pipeline(reference: Reference, settings: Settings, device: torch.device, dt
     return ReferencePipeline(model, make_scheduler(settings.scheduler))
 
 
-def _measure_all(bench: Bench, rows: list[Variant], console: Console) -> list[Measured]:
+def _measure_all(bench: Bench, beside: Beside | None, console: Console) -> tuple[list[Measured], list[Measured]]:
     columns = (
         TextColumn("{task.description:28}"),
         BarColumn(),
@@ -78,14 +102,17 @@ def _measure_all(bench: Bench, rows: list[Variant], console: Console) -> list[Me
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    measured = []
+    rows = [(bench, v) for v in variants(bench.settings, len(bench.stack.units), bench.calls)]
+    rows += [] if beside is None else [(beside.bench, v) for v in beside.variants]
+    measured: list[Measured] = []
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=len(rows) * len(bench.settings.seeds))
-        for variant in rows:
+        for which, variant in rows:
             progress.update(task, description=variant.label)
-            measured.append(bench.measure(variant, lambda: progress.advance(task)))
+            measured.append(which.measure(variant, lambda: progress.advance(task)))
         progress.update(task, description="pairs of runs")
-    return measured
+    own = len(rows) - (0 if beside is None else len(beside.variants))
+    return measured[:own], measured[own:]
 
 
 def _rows(bench: Bench, measured: list[Measured], judge: nn.Module) -> list[Row]:

@@ -1,4 +1,4 @@
-"""The command `skipcache`: bench, train, inspect. Heavy imports wait until a command has been understood."""
+"""The command `skipcache` and its subcommands. Heavy imports wait until a command has been understood."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from skipcache.benchmarks.settings import DTYPES, PREDICTORS, PRESETS, SCHEDULERS, PresetSettings, Settings
+from skipcache.benchmarks.settings import (
+    DTYPES,
+    PREDICTORS,
+    PRESETS,
+    SCHEDULERS,
+    AnalysisSettings,
+    EvidenceSettings,
+    PresetSettings,
+    Settings,
+)
 
 EXTRAS = ("diffusers", "matplotlib", "safetensors", "sklearn", "torchmetrics")  # modules of skipcache[bench]
 
@@ -42,10 +51,14 @@ def _fail(message: str) -> int:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="skipcache", description="Skip-Cache for diffusion transformers.")
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="bench | train | inspect")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="bench | train | inspect | evidence | analyze"
+    )
     _add_bench(commands.add_parser("bench", help="measure speed and fidelity on a trained reference denoiser"))
     _add_train(commands.add_parser("train", help="train a reference model from scratch; resumable"))
     _add_inspect(commands.add_parser("inspect", help="show the stack, the plan and the ideal speedup of a model"))
+    _add_evidence(commands.add_parser("evidence", help="how well models with and without skip branches cache"))
+    _add_analyze(commands.add_parser("analyze", help="how stable the features of each block are"))
     return parser
 
 
@@ -54,6 +67,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", default=defaults.model, help="reference denoiser (default %(default)s)")
     add("--weights", type=Path, help="a .safetensors file of `skipcache train` in place of the shipped one")
+    add("--beside", metavar="MODEL", help="another one in a table of its own, or none (default: dit-digits-skip)")
     add("--steps", type=int, default=defaults.steps, help="sampler steps (default %(default)s)")
     add("--scheduler", default=defaults.scheduler, help=f"{', '.join(SCHEDULERS)} (default %(default)s)")
     add("--guidance", type=float, default=defaults.guidance, help="guidance scale (default %(default)s)")
@@ -97,6 +111,7 @@ def _bench(args: argparse.Namespace) -> None:
     settings = Settings(
         model=args.model,
         weights=args.weights,
+        beside=_beside(args, defaults),
         steps=args.steps,
         scheduler=args.scheduler,
         guidance=args.guidance,
@@ -115,10 +130,25 @@ def _bench(args: argparse.Namespace) -> None:
     run_bench(settings, _console())
 
 
+def _beside(args: argparse.Namespace, defaults: Settings) -> str | None:
+    """The skip model stands beside its plain one, where both can run; beside others stands what is asked for."""
+    if args.beside is not None:
+        return None if args.beside == "none" else str(args.beside)
+    head, tail = _both_ends(args.keep)
+    fits = args.model == defaults.model and args.weights is None and head == tail >= 1
+    return defaults.beside if fits else None
+
+
 def _bench_preset(args: argparse.Namespace) -> None:
     defaults = Settings()
-    for option in ("model", "weights", "scheduler", "guidance"):
-        if getattr(args, option) != getattr(defaults, option):
+    for option, default in (
+        ("model", defaults.model),
+        ("weights", None),
+        ("beside", None),
+        ("scheduler", defaults.scheduler),
+        ("guidance", defaults.guidance),
+    ):
+        if getattr(args, option) != default:
             raise ValueError(f"--{option}: expected without --preset, which has its own; leave out one of them")
     if tuple(args.predictor) != defaults.predictors:
         raise ValueError("--predictor: expected without --preset, which takes the family's best; leave out one of them")
@@ -184,6 +214,81 @@ def _inspect(args: argparse.Namespace) -> None:
     from skipcache.benchmarks.inspection import run_inspect
 
     run_inspect(args.model, _console(), keep=_both_ends(args.keep), overrides=args.config, graph=args.graph)
+
+
+def _add_evidence(parser: argparse.ArgumentParser) -> None:
+    defaults = EvidenceSettings()
+    add = parser.add_argument
+    add(
+        "--model", nargs="+", default=defaults.models, help=f"reference denoisers (default {' '.join(defaults.models)})"
+    )
+    add("--intervals", type=int, nargs="+", default=defaults.intervals, help="every n-th step is full (default 2 to 6)")
+    add("--predictor", nargs="+", default=defaults.predictors, help=f"some of {', '.join(PREDICTORS)}")
+    add("--keep", type=int, nargs="+", default=defaults.keep, help="units run at each end (default 1 4)")
+    add("--steps", type=int, default=defaults.steps, help="DDIM steps (default %(default)s)")
+    add("--guidance", type=float, default=defaults.guidance, help="guidance scale (default %(default)s)")
+    add("--batch", type=int, default=defaults.batch, help="images per seed (default %(default)s)")
+    add(
+        "--images",
+        type=int,
+        default=defaults.images,
+        help="to judge quality by; 0: don't (default %(default)s)",
+    )
+    add("--seeds", type=int, nargs="+", default=defaults.seeds, help="one run for each (default 0 1 2 3)")
+    add("--threads", type=int, help="CPU threads (default: all cores)")
+    add("--out", type=Path, default=defaults.out, help="folder for the results (default %(default)s)")
+    parser.set_defaults(run=_evidence)
+
+
+def _evidence(args: argparse.Namespace) -> None:
+    settings = EvidenceSettings(
+        models=tuple(args.model),
+        intervals=tuple(args.intervals),
+        predictors=tuple(args.predictor),
+        keep=tuple(args.keep),
+        steps=args.steps,
+        guidance=args.guidance,
+        batch=args.batch,
+        images=args.images,
+        seeds=tuple(args.seeds),
+        threads=args.threads,
+        out=args.out,
+    )
+    from skipcache.benchmarks.evidence import run_evidence
+
+    run_evidence(settings, _console())
+
+
+def _add_analyze(parser: argparse.ArgumentParser) -> None:
+    defaults = AnalysisSettings()
+    add = parser.add_argument
+    add(
+        "--model", nargs="+", default=defaults.models, help=f"reference denoisers (default {' '.join(defaults.models)})"
+    )
+    add("--steps", type=int, default=defaults.steps, help="DDIM steps (default %(default)s)")
+    add("--guidance", type=float, default=defaults.guidance, help="guidance scale (default %(default)s)")
+    add("--batch", type=int, default=defaults.batch, help="images (default %(default)s)")
+    add("--noise", type=float, default=defaults.noise, help="perturbation, over the sample (default %(default)s)")
+    add("--seed", type=int, default=defaults.seed, help="of the first noise (default %(default)s)")
+    add("--threads", type=int, help="CPU threads (default: all cores)")
+    add("--out", type=Path, default=defaults.out, help="folder for the results (default %(default)s)")
+    parser.set_defaults(run=_analyze)
+
+
+def _analyze(args: argparse.Namespace) -> None:
+    settings = AnalysisSettings(
+        models=tuple(args.model),
+        steps=args.steps,
+        guidance=args.guidance,
+        batch=args.batch,
+        noise=args.noise,
+        seed=args.seed,
+        threads=args.threads,
+        out=args.out,
+    )
+    from skipcache.benchmarks.analysis import run_analysis
+
+    run_analysis(settings, _console())
 
 
 def _both_ends(keep: Sequence[int]) -> tuple[int, int]:

@@ -21,6 +21,7 @@ STYLES = {
     "delta": ("#009E73", "^", "skipcache, Delta"),
     None: ("#777777", "D", "plain model, fewer steps"),
 }
+BESIDE = ("#CC79A7", "v")
 
 
 def draw_samples(path: Path, measured: Sequence[Measured], rows: Sequence[Row]) -> None:
@@ -68,15 +69,21 @@ def _caption(row: Row) -> str:
     return f"{row.label}\n{row.speedup:.2f}x" + (f", {row.psnr:.1f} dB" if row.psnr is not None else "")
 
 
-def draw_fidelity(path: Path, rows: Sequence[Row], title: str) -> None:
-    """PSNR over measured speedup, one line per predictor and one for the plain model with fewer steps."""
+def draw_fidelity(path: Path, rows: Sequence[Row], title: str, beside: str = "", others: Sequence[Row] = ()) -> None:
+    """PSNR over measured speedup, one line per predictor and one for the plain model with fewer steps.
+
+    `others` are the rows of the model `beside`: a line of their own.
+    """
     figure = Figure(figsize=(7.6, 4.8), dpi=160, layout="constrained")
     axis = figure.subplots()
     lines = {p: [r for r in rows if r.predictor == p and r.psnr is not None and r.group > 1] for p in STYLES}
     numbered = (next((p for p, line in lines.items() if line), None), None)
     for predictor, line in lines.items():
         if line:
-            _draw_line(axis, sorted(line, key=lambda r: r.speedup), predictor in numbered)
+            _draw_line(axis, sorted(line, key=lambda r: r.speedup), predictor in numbered, STYLES[predictor])
+    if others:
+        style = (*BESIDE, f"{beside}, Hold (its own uncached samples)")
+        _draw_line(axis, sorted(others, key=lambda r: r.speedup), False, style)
     axis.set_xlabel("measured speedup over the plain model (median of paired runs)")
     axis.set_ylabel("PSNR against the uncached samples, dB")
     axis.set_title(title, fontsize=9.5)
@@ -87,9 +94,9 @@ def draw_fidelity(path: Path, rows: Sequence[Row], title: str) -> None:
     figure.savefig(path)
 
 
-def _draw_line(axis: Axes, points: Sequence[Row], numbered: bool) -> None:
+def _draw_line(axis: Axes, points: Sequence[Row], numbered: bool, style: tuple[str, str, str]) -> None:
     """Numbers stand inside the markers, of two lines only: the others have the same intervals, and lie closer."""
-    colour, marker, label = STYLES[points[0].predictor]
+    colour, marker, label = style
     axis.errorbar(
         [r.speedup for r in points],
         [r.psnr or 0.0 for r in points],

@@ -15,7 +15,11 @@ from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler
 from skipcache.benchmarks.shipped import FOLDER, load_weights
 from skipcache.benchmarks.training import Recipe, Task
 
-MODULES = {"dit-digits": "skipcache.benchmarks.dit_digits"}
+MODULES = {
+    "dit-digits": "skipcache.benchmarks.dit_digits",
+    "dit-digits-skip": "skipcache.benchmarks.dit_digits_skip",
+    "dit-digits-add": "skipcache.benchmarks.dit_digits_add",
+}
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,15 @@ class Reference:
     data: Callable[[], Data]
     judge: Callable[[], nn.Module]
     recipe: Recipe
+    stages: Callable[[Reference], Task] | None = None  # in place of `build`, the usual loss and `recipe`
 
     def load(self, weights: Path | None = None) -> nn.Module:
         """With the shipped weights, or those of a file that `skipcache train` wrote."""
         return load_weights(self.build(), weights or FOLDER / f"{self.name}.safetensors")
 
     def task(self) -> Task:
+        if self.stages is not None:
+            return self.stages(self)
         return Task(self.name, self.build, noise_loss(self.data()), self.score, self.recipe)
 
     def score(self, model: nn.Module, batch: int = 100) -> dict[str, float]:

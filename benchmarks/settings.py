@@ -26,6 +26,7 @@ class Settings:
 
     model: str = "dit-digits"
     weights: Path | None = None
+    beside: str | None = "dit-digits-skip"
     steps: int = 50
     scheduler: str = "ddim"
     guidance: float = 3.0
@@ -42,6 +43,8 @@ class Settings:
     def __post_init__(self) -> None:
         _at_least("--steps", self.steps, 2, "one step leaves nothing to reuse")
         _at_least("--batch", self.batch, 2, "a standard error needs two images")
+        if self.beside == self.model:
+            raise ValueError(f"--beside: expected another model than --model, got {self.model!r} twice; try none")
         _at_least("--intervals", min(self.intervals, default=0), 1, "1 runs every step in full")
         _at_least("--keep", min(self.keep), 0, "it counts the units run at each end on a cached step")
         _at_least("--seeds", len(self.seeds), 1, "give one or more, such as --seeds 0 1 2")
@@ -94,6 +97,65 @@ class PresetSettings:
         for option, folder in (("--out", self.out), ("--results", self.results)):
             if folder is not None and folder.exists() and not folder.is_dir():
                 raise ValueError(f"{option}: expected a folder, got the file {folder}; name another path")
+
+
+@dataclass(frozen=True)
+class EvidenceSettings:
+    """The options of `skipcache evidence`; `images` is how many samples the uncached quality is judged by."""
+
+    models: tuple[str, ...] = ("dit-digits", "dit-digits-skip", "dit-digits-add")
+    intervals: tuple[int, ...] = (2, 3, 4, 5, 6)
+    predictors: tuple[str, ...] = ("hold", "forecast")
+    keep: tuple[int, ...] = (1, 4)
+    steps: int = 50
+    guidance: float = 3.0
+    batch: int = 20
+    images: int = 1000
+    seeds: tuple[int, ...] = (0, 1, 2, 3)
+    threads: int | None = None
+    out: Path = Path("evidence-out")
+
+    def __post_init__(self) -> None:
+        _at_least("--steps", self.steps, 2, "one step leaves nothing to reuse")
+        _at_least("--batch", self.batch, 2, "a standard error needs two images")
+        _at_least("--intervals", min(self.intervals, default=0), 2, "1 caches nothing")
+        _at_least("--keep", min(self.keep, default=0), 1, "branches need a unit at each end")
+        _at_least("--seeds", len(self.seeds), 1, "give one or more, such as --seeds 0 1 2")
+        if self.images:
+            _at_least("--images", self.images, 2, "0 leaves the quality out")
+        if self.threads is not None:
+            _at_least("--threads", self.threads, 1, "leave it out for all cores")
+        for option, values in (("--intervals", self.intervals), ("--seeds", self.seeds), ("--model", self.models)):
+            _distinct(option, values)
+        for predictor in self.predictors:
+            _one_of("--predictor", predictor, PREDICTORS)
+        if self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"--out: expected a folder, got the file {self.out}; name another path")
+
+
+@dataclass(frozen=True)
+class AnalysisSettings:
+    """The options of `skipcache analyze`; `noise` is the size of the perturbation over that of the sample."""
+
+    models: tuple[str, ...] = ("dit-digits", "dit-digits-skip")
+    steps: int = 50
+    guidance: float = 3.0
+    batch: int = 20
+    noise: float = 0.01
+    seed: int = 0
+    threads: int | None = None
+    out: Path = Path("analyze-out")
+
+    def __post_init__(self) -> None:
+        _at_least("--steps", self.steps, 2, "two steps make a change")
+        _at_least("--batch", self.batch, 1, "give one or more")
+        if not self.noise > 0:
+            raise ValueError(f"--noise: expected a positive number, got {self.noise}; 0.01 is one percent")
+        if self.threads is not None:
+            _at_least("--threads", self.threads, 1, "leave it out for all cores")
+        _distinct("--model", self.models)
+        if self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"--out: expected a folder, got the file {self.out}; name another path")
 
 
 def _at_least(option: str, value: int, lowest: int, why: str) -> None:

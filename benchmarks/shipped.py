@@ -17,7 +17,10 @@ FOLDER = Path(__file__).parent / "weights"
 def save_weights(model: nn.Module, path: Path, settings: dict[str, Any]) -> None:
     """Half the size of float32, and no difference that a sample shows."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = {name: value.detach().to("cpu", torch.float16).contiguous() for name, value in model.state_dict().items()}
+    half = {
+        name: value.detach().to("cpu", torch.float16 if value.is_floating_point() else value.dtype).contiguous()
+        for name, value in model.state_dict().items()
+    }
     save_file(half, path, metadata={"skipcache": json.dumps(settings)})
 
 

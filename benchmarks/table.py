@@ -29,10 +29,10 @@ def new_table(title: str, gap: int = 2) -> Table:
 
 def result_tables(rows: Sequence[Row], title: str) -> RenderableType:
     cached = any(row.cached_steps for row in rows)
-    return Group(_rows_table(rows, title), *([_full_table(rows)] if cached else []))
+    return Group(rows_table(rows, title), *([_full_table(rows)] if cached else []))
 
 
-def _rows_table(rows: Sequence[Row], title: str) -> Table:
+def rows_table(rows: Sequence[Row], title: str) -> Table:
     table = new_table(title, gap=1)
     table.add_column("", no_wrap=True)
     for column in COLUMNS:

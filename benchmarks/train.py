@@ -1,13 +1,18 @@
-"""`skipcache train`: a reference model from scratch, with a progress bar; started again, it goes on."""
+"""`skipcache train`: a reference model from scratch, with a progress bar; started again, it goes on.
+
+`torchrun --nproc-per-node 2 -m skipcache.benchmarks.cli train ...` does it on several processes.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import nn
@@ -15,7 +20,7 @@ from torch import nn
 from skipcache.benchmarks import classifier
 from skipcache.benchmarks.references import MODULES, find_reference
 from skipcache.benchmarks.shipped import save_weights
-from skipcache.benchmarks.training import Task, shortened, train
+from skipcache.benchmarks.training import Task, is_first, shortened, train
 
 
 def run_training(
@@ -28,19 +33,43 @@ def run_training(
     threads: int | None = None,
 ) -> Path:
     """Writes `<out>/<name>.safetensors` beside the checkpoint, and returns its path."""
-    task = shortened(find_task(name), steps)
+    task: Task | None = shortened(find_task(name), steps)
     torch.set_num_threads(threads or os.cpu_count() or 1)
-    checkpoint = out / f"{name}.checkpoint"
+    with _processes() as first:
+        console.quiet = not first
+        while task is not None:
+            model, weights = _run_stage(task, out, seed, console)
+            task = None if task.then is None else task.then(model)
+    return weights
+
+
+def _run_stage(task: Task, out: Path, seed: int, console: Console) -> tuple[nn.Module, Path]:
+    """The trained model, and where its weights are."""
+    checkpoint, weights = out / f"{task.name}.checkpoint", out / f"{task.name}.safetensors"
     if checkpoint.exists():
         console.print(f"going on from {checkpoint}", highlight=False)
     model = _train_with_progress(task, checkpoint, seed, console)
-    weights = out / f"{name}.safetensors"
-    scores = task.score(model)
-    settings = {"name": name, "seed": seed, "recipe": asdict(task.recipe), "torch": torch.__version__}
-    save_weights(model, weights, {**settings, "scores": scores})
-    judged = ", ".join(f"{key} {value:.1%}" for key, value in scores.items())
-    console.print(f"{judged}. Wrote {weights}", highlight=False)
-    return weights
+    if is_first():
+        scores = task.score(model)
+        settings = {"name": task.name, "seed": seed, "recipe": asdict(task.recipe), "torch": torch.__version__}
+        save_weights(model, weights, {**settings, "scores": scores})
+        judged = ", ".join(f"{key} {value:.1%}" for key, value in scores.items())
+        console.print(f"{judged}. Wrote {weights}", highlight=False)
+    return model, weights
+
+
+@contextmanager
+def _processes() -> Iterator[bool]:
+    """Under torchrun, join the other processes; yields whether this is the first."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield True
+        return
+    dist.init_process_group("gloo")  # the reference models train on the CPU
+    try:
+        yield is_first()
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
 
 
 def find_task(name: str) -> Task:

@@ -3,6 +3,8 @@
 Every draw of step k comes from a generator seeded by (seed, k), so a checkpoint needs no random state: model,
 moving average and optimiser are all of it. What is trained is a `Task`: the trainer knows no data, loss or
 denoiser, and touches only parameters that require a gradient, so that a task may freeze part of its model.
+
+Where torch.distributed is initialised every process draws batches of its own, and DDP makes one step of them.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import get_rank, is_initialized
+from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,17 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained: `loss(model, generator, batch)` draws its own batch; `score` judges the result."""
+    """What is trained: `loss(model, generator, batch)` draws its own batch; `score` judges the result.
+
+    `then` makes the next stage of what this one has trained.
+    """
 
     name: str
     build: Callable[[], nn.Module]
     loss: Callable[[nn.Module, torch.Generator, int], Tensor]
     score: Callable[[nn.Module], dict[str, float]]
     recipe: Recipe
+    then: Callable[[nn.Module], Task] | None = None
 
 
 def train(
@@ -71,10 +79,11 @@ def train(
     )
     settings = {"name": task.name, "seed": seed, **asdict(task.recipe)}
     first = _resume(checkpoint, settings, model, average, optimizer)
+    wrapped = DistributedDataParallel(model) if is_initialized() else model
     for step in range(first, task.recipe.steps):
-        loss = _step(task, model, optimizer, seed, step)
+        loss = _step(task, wrapped, optimizer, seed, step)
         _follow(average, model, min(task.recipe.ema, (1 + step) / (10 + step)))
-        if (step + 1) % every == 0 or step + 1 == task.recipe.steps:
+        if is_first() and ((step + 1) % every == 0 or step + 1 == task.recipe.steps):
             _save(checkpoint, settings, step + 1, model, average, optimizer)
         if on_step is not None:
             on_step(step + 1, loss)
@@ -83,7 +92,8 @@ def train(
 
 
 def _step(task: Task, model: nn.Module, optimizer: torch.optim.Optimizer, seed: int, step: int) -> float:
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    rank = get_rank() if is_initialized() else 0
+    generator = torch.Generator().manual_seed((seed + 1000 * rank) * 1_000_003 + step)
     for group in optimizer.param_groups:
         group["lr"] = task.recipe.rate(step)
     loss = task.loss(model, generator, task.recipe.batch)
@@ -147,5 +157,14 @@ def _resume(
 
 
 def shortened(task: Task, steps: int | None) -> Task:
-    """The task with another number of steps; None keeps the recipe's."""
-    return task if steps is None else replace(task, recipe=replace(task.recipe, steps=steps))
+    """The task and all that follows it with another number of steps; None keeps the recipe's."""
+    if steps is None:
+        return task
+    then = task.then
+    following = None if then is None else lambda model: shortened(then(model), steps)
+    return replace(task, recipe=replace(task.recipe, steps=steps), then=following)
+
+
+def is_first() -> bool:
+    """This process writes and prints."""
+    return not is_initialized() or get_rank() == 0

@@ -41,6 +41,10 @@ def test_bench_writes_results(out):
     assert rows["interval 3, Forecast(1)"]["cache_bytes"] <= 2 * hold["cache_bytes"]
     assert results["settings"]["seeds"] == [0, 1] and "torch" in results["versions"]
     assert results["images"] == 6
+    labels = [row["label"] for row in results["beside"]]
+    assert results["settings"]["beside"] == "dit-digits-skip" and labels == ["plain, 7 steps", "interval 3, Hold"]
+    # Its branch reads the head on every step.
+    assert results["beside"][1]["blocks"] == 3 * 12 + 4 * 2 and not results["beside"][1]["exact"]
 
 
 def test_bench_draws_both_pictures(out):
@@ -70,7 +74,10 @@ def test_bench_prints_the_table(capsys, tmp_path):
         (["--seeds", "1", "1"], "--seeds: expected different values, got 1 1"),
         (["--dtype", "int8"], "--dtype: expected one of float32"),
         (["--device", "abacus"], "--device: expected one torch can use, got 'abacus'"),
-        (["--model", "dit"], "expected one of dit-digits, got 'dit'"),
+        (["--model", "dit"], "expected one of dit-digits, dit-digits-skip, dit-digits-add, got 'dit'"),
+        (["--beside", "dit-digits"], "--beside: expected another model than --model"),
+        (["--beside", "dit"], "expected one of dit-digits"),
+        (["--beside", "dit-digits-skip", "--keep", "0"], "head = tail >= 1"),
         (["--batch", "1"], "--batch: expected at least 2, got 1"),
         (["--threads", "0"], "--threads: expected at least 1, got 0"),
         (["--weights", "none.safetensors"], "expected weights at none.safetensors"),
@@ -104,7 +111,35 @@ def test_missing_extras_say_what_to_install(monkeypatch, capsys):
 
 def test_train_refuses_unknown_names(capsys, tmp_path):
     assert main(["train", "dit", "--out", str(tmp_path)]) == 2
-    assert "expected one of dit-digits, digits-classifier, got 'dit'" in capsys.readouterr().err
+    message = "expected one of dit-digits, dit-digits-skip, dit-digits-add, digits-classifier, got 'dit'"
+    assert message in capsys.readouterr().err
+
+
+def test_evidence_compares_models(capsys, tmp_path):
+    arguments = ["--model", "dit-digits", "dit-digits-skip", "--intervals", "2", "--keep", "1", "--predictor", "hold"]
+    short = ["--steps", "6", "--batch", "3", "--images", "40", "--seeds", "0", "1", "--threads", "1"]
+    assert main(["evidence", *arguments, *short, "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "dit-digits-skip, Hold" in printed and "Frechet" in printed
+    results = json.loads((tmp_path / "evidence.json").read_text())
+    assert [row["model"] for row in results["fidelity"]] == ["dit-digits", "dit-digits-skip"]
+    assert all(len(row["psnr"]) == 2 and min(row["psnr"]) > 5 for row in results["fidelity"])
+    assert all(distance > 0 for row in results["quality"] for distance in row["frechet"])
+
+
+def test_analyze_draws_heatmaps(capsys, tmp_path):
+    arguments = ["--model", "dit-digits", "dit-digits-skip", "--steps", "5", "--batch", "2", "--threads", "1"]
+    assert main(["analyze", *arguments, "--out", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "stability.json").read_text())
+    for model in results["models"]:
+        for measure in ("similarity", "change", "perturbed"):
+            assert len(model[measure]) == 12 and all(len(row) == 4 for row in model[measure])
+            assert imread(tmp_path / f"{measure}.png").std() > 0.01
+        assert all(-1 <= x <= 1 for row in model["similarity"] for x in row)
+        assert all(x > 0 for row in model["perturbed"] for x in row)
+    assert main(["analyze", "--noise", "0"]) == 2
+    assert main(["evidence", "--keep", "0"]) == 2
+    assert "--keep: expected at least 1" in capsys.readouterr().err
 
 
 def test_inspect_a_class_by_name(capsys):

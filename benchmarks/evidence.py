@@ -1,0 +1,161 @@
+"""`skipcache evidence`: do skip branches cache better? Fidelity by interval, predictor and keep; uncached quality."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+import skipcache
+from skipcache.benchmarks.metrics import compare
+from skipcache.benchmarks.references import Reference, balanced, class_accuracy, find_reference
+from skipcache.benchmarks.results import write_json
+from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler
+from skipcache.benchmarks.settings import EvidenceSettings
+from skipcache.benchmarks.table import new_table
+from skipcache.benchmarks.variants import NAMES, make_predictor
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How near to a model's own uncached samples its cached ones are: PSNR in dB by seed, at one setting."""
+
+    model: str
+    keep: int
+    predictor: str
+    interval: int
+    psnr: tuple[float, ...]
+    class_accuracy: float
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.psnr)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over seeds."""
+        return statistics.stdev(self.psnr) if len(self.psnr) > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Of uncached samples: share of the class asked for, and Frechet distance to the real data by seed."""
+
+    model: str
+    images: int
+    class_accuracy: float
+    frechet: tuple[float, ...]
+
+
+class Features(nn.Module):
+    """The judge's feature space, for torchmetrics; images in [0, 1]."""
+
+    num_features = 64
+
+    def __init__(self, judge: nn.Module) -> None:
+        super().__init__()
+        self.judge = judge
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.judge.features(images * 2 - 1)  # type: ignore[operator]
+        return features
+
+
+def run_evidence(settings: EvidenceSettings, console: Console) -> Path:
+    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    kept: list[Kept] = []
+    quality: list[Quality] = []
+    columns = (TextColumn("{task.description:32}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("", total=len(settings.models) * (_settings_of_one(settings) + bool(settings.images)))
+        for name in settings.models:
+            reference = find_reference(name)
+            pipe = ReferencePipeline(reference.load(), make_scheduler("ddim"))
+            progress.update(bar, description=name)
+            for row in _fidelity(reference, pipe, settings):
+                kept.append(row)
+                progress.advance(bar)
+            if settings.images:
+                quality.append(_quality(reference, pipe, settings))
+                progress.advance(bar)
+    path = settings.out / "evidence.json"
+    write_json(path, settings, {"fidelity": [asdict(row) for row in kept], "quality": [asdict(row) for row in quality]})
+    console.print(*_fidelity_tables(kept, settings), *([_quality_table(quality)] if quality else []), sep="\n")
+    console.print(f"wrote {path}", highlight=False)
+    return path
+
+
+def _settings_of_one(settings: EvidenceSettings) -> int:
+    return len(settings.keep) * len(settings.predictors) * len(settings.intervals)
+
+
+def _fidelity(reference: Reference, pipe: ReferencePipeline, settings: EvidenceSettings) -> Iterator[Kept]:
+    data, judge = reference.data(), reference.judge()
+    labels = balanced(settings.batch, data.classes)
+
+    def run(seed: int) -> Tensor:
+        return pipe(data, labels, steps=settings.steps, guidance=settings.guidance, seed=seed)
+
+    uncached = {seed: run(seed) for seed in settings.seeds}
+    for keep in settings.keep:
+        for predictor in settings.predictors:
+            for interval in settings.intervals:
+                with skipcache.accelerated(pipe, interval, keep=keep, predictor=make_predictor(predictor)):
+                    samples = {seed: run(seed) for seed in settings.seeds}
+                psnr = tuple(compare(samples[seed], uncached[seed]).psnr for seed in settings.seeds)
+                right = statistics.fmean(class_accuracy(judge, x, labels) for x in samples.values())
+                yield Kept(reference.name, keep, predictor, interval, psnr, right)
+
+
+def _quality(reference: Reference, pipe: ReferencePipeline, settings: EvidenceSettings) -> Quality:
+    """Guidance 1 asks for the data's own distribution: guidance sharpens it, and would be measured instead."""
+    data, judge = reference.data(), reference.judge()
+    labels = balanced(settings.images, data.classes)
+    distances, right = [], []
+    for seed in settings.seeds[:2]:
+        metric = FrechetInceptionDistance(feature=Features(judge), normalize=True)
+        metric.update(data.samples / 2 + 0.5, real=True)
+        parts = [
+            pipe(data, part, steps=settings.steps, guidance=1.0, seed=1000 * seed + i)
+            for i, part in enumerate(labels.split(100))
+        ]
+        metric.update(torch.cat(parts), real=False)
+        distances.append(metric.compute().item())
+        right.append(class_accuracy(judge, torch.cat(parts), labels))
+    return Quality(reference.name, settings.images, statistics.fmean(right), tuple(distances))
+
+
+def _fidelity_tables(rows: list[Kept], settings: EvidenceSettings) -> list[Table]:
+    tables = []
+    for keep in settings.keep:
+        title = f"keep {keep}: PSNR in dB against the model's own uncached samples ± deviation over seeds"
+        table = new_table(title, gap=1)
+        table.add_column("", no_wrap=True)
+        for interval in settings.intervals:
+            table.add_column(f"interval {interval}", justify="right", no_wrap=True)
+        for predictor in settings.predictors:
+            for model in settings.models:
+                found = [row for row in rows if (row.model, row.keep, row.predictor) == (model, keep, predictor)]
+                table.add_row(f"{model}, {NAMES[predictor]}", *(f"{row.mean:.1f} ± {row.spread:.1f}" for row in found))
+        tables.append(table)
+    return tables
+
+
+def _quality_table(rows: list[Quality]) -> Table:
+    table = new_table("uncached, guidance 1", gap=1)
+    for column in ("", "images", "class accuracy", "Frechet distance by seed"):
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        distances = " ".join(f"{x:.2f}" for x in row.frechet)
+        table.add_row(row.model, str(row.images), f"{row.class_accuracy:.1%}", distances)
+    return table
