@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from skipcache.override import Override, override_of
 from skipcache.plan import make_pairs
@@ -123,11 +124,13 @@ class SkipBranches(nn.Module):
 class Channel:
     """What taps have put up for the blocks further on, by thread. A copy of the model has one of its own.
 
-    `copies` tells, once a block has run, whether later ones write in place to what it returned.
+    `copies` tells, once a block has run, whether later ones write in place to what it returned. `seen` holds what was
+    fused by the input that it was fused into, while autograd keeps that.
     """
 
     def __init__(self) -> None:
         self.copies: dict[str, bool] = {}
+        self.seen = WeakIdKeyDictionary()
         self._local = threading.local()
 
     def __reduce__(self) -> tuple[type[Channel], tuple[()]]:
@@ -156,7 +159,7 @@ class Tap(Override):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         in_a_graph = kwargs.pop(SKIPS, None) is not None
         output = self.plain(*args, **kwargs)
-        if not in_a_graph:
+        if not in_a_graph and not (torch.is_grad_enabled() and _in_backward()):
             channel, streams = self.branches.channel, take_apart(output)[0]
             channel.returned[self.path] = streams
             if channel.copies.get(self.path, True):
@@ -180,7 +183,11 @@ class Fuse(Override):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         skips = kwargs.pop(SKIPS, None)
         if skips is None:
-            skips = self._carried(arguments_of(args, kwargs))
+            skips = self._skips(arguments_of(args, kwargs))
+        if not skips:
+            raise RuntimeError(
+                f"{self.path} is run again in a way that shows no skip; checkpoint with use_reentrant=False"
+            )
         fused = list(args)
         branches = self.branches.get_submodule(str(self.index))
         for branch, (key, skip) in zip(branches.children(), skips.items()):
@@ -189,6 +196,21 @@ class Fuse(Override):
             else:
                 kwargs[key] = branch(kwargs[key], skip)
         return self.plain(*fused, **kwargs)
+
+    def _skips(self, arguments: Mapping[Hashable, Any]) -> dict[Hashable, Tensor]:
+        """What the channel brings; when gradient checkpointing runs the block again, what it brought the first time."""
+        if not torch.is_grad_enabled():
+            return self._carried(arguments)
+        seen = self.branches.channel.seen
+        if _in_backward():
+            again = (seen[x] for x in arguments.values() if isinstance(x, Tensor) and x in seen)
+            held = next(again, {})
+            return {key: arguments[key] if skip is None else skip for key, skip in held.items()}
+        skips = self._carried(arguments)
+        # A skip may be the input itself, between neighbours: what is held must not hold what it is held by.
+        held = {key: None if skip is arguments[key] else skip for key, skip in skips.items()}
+        seen[arguments[next(iter(skips))]] = held
+        return skips
 
     def _carried(self, arguments: Mapping[Hashable, Any]) -> dict[Hashable, Tensor]:
         """What the channel brings, which is emptied of it; a copy where the blocks between write to it in place."""
@@ -208,7 +230,7 @@ class Fuse(Override):
         if skips is None:
             raise RuntimeError(
                 f"{self.source} has not run before {self.path} in this call, so that there is no skip to fuse; "
-                f"switch gradient checkpointing off: it runs blocks out of order"
+                f"blocks must run in the order of the stack, and be checkpointed with use_reentrant=False"
             )
         if len(skips) != len(self.branches.layout.widths):
             raise RuntimeError(
@@ -320,6 +342,11 @@ def _put_on(model: nn.Module, stack: Stack, layout: Layout) -> SkipBranches:
     for override in branches.overrides:
         override.put_on()
     return branches
+
+
+def _in_backward() -> bool:
+    """Gradient checkpointing is running a block again."""
+    return torch._C._current_graph_task_id() != -1
 
 
 def _check_plain(model: nn.Module) -> None:

@@ -95,7 +95,9 @@ def cached_forward(model: nn.Module, deep: DeepFeature, *args: Any, **kwargs: An
     if not isinstance(deep, DeepFeature):
         raise TypeError(f"deep: expected the DeepFeature of full_forward, got {type(deep).__name__}")
     with _hooked(model, deep.keep) as engine:
-        prediction = Prediction(Hold(), [deep.streams], (), residual=False)
+        # Tensors of this step's own: gradient checkpointing tells by them which step it runs again.
+        streams = tuple(x.view_as(x) for x in deep.streams)
+        prediction = Prediction(Hold(), [streams], (), residual=False)
         call = _call(engine, args, kwargs)
         with engine.doing(CachedRun(engine, call.batch, deep.wiring, prediction)):
             return model(*args, **kwargs)

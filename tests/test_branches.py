@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import skipcache
 from skipcache import Delta, Forecast, Hold
 from skipcache.branches import branches_of
-from tests.sampling import build, equal, sample, state
+from tests.sampling import build, equal, first, inputs, sample, state
 
 FAMILIES = [
     "dit", "pixart_alpha", "latte", "sd3", "flux_dev", "cogvideox", "wan", "original_dit", "original_latte",
@@ -213,6 +213,23 @@ def test_gradients_reach_the_branches():
         assert branch[0].linear.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("name", ["dit", "latte", "sd3"])
+def test_gradient_checkpointing_changes_no_gradient(name):
+    gradients = []
+    for checkpointing in (False, True):
+        model = grafted(name, "concat").requires_grad_(True)
+        if checkpointing:
+            model.train()  # without dropout, and diffusers checkpoints in training mode alone
+            model.enable_gradient_checkpointing()
+        kwargs, x_name, t_name = inputs(name, model)
+        t = torch.full((len(kwargs[x_name]),), 500) if name != "sd3" else torch.full((len(kwargs[x_name]),), 0.5)
+        for _ in range(2):
+            first(model(**{**kwargs, t_name: t})).square().mean().backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+        assert not branches_of(model).channel.seen
+    assert equal(*gradients)
+
+
 def test_weights_of_another_layout_are_refused_by_name():
     weights = skipcache.graft(build("original_dit"), "add").state_dict()
     other = skipcache.graft(build("original_dit"), "concat")
@@ -318,7 +335,7 @@ def test_a_run_that_raises_between_the_ends_of_a_branch_leaves_nothing():
 
 def test_blocks_that_run_out_of_order_are_told_of():
     model = skipcache.graft(build("original_dit"))
-    with pytest.raises(RuntimeError, match="gradient checkpointing"):
+    with pytest.raises(RuntimeError, match="in the order of the stack"):
         model.blocks[3](torch.randn(2, 4, 16), torch.randn(2, 16))
 
 
