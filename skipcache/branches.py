@@ -185,9 +185,7 @@ class Fuse(Override):
         if skips is None:
             skips = self._skips(arguments_of(args, kwargs))
         if not skips:
-            raise RuntimeError(
-                f"{self.path} is run again in a way that shows no skip; checkpoint with use_reentrant=False"
-            )
+            raise RuntimeError(f"{self.path} is run again, and no skip is known: checkpoint with use_reentrant=False")
         fused = list(args)
         branches = self.branches.get_submodule(str(self.index))
         for branch, (key, skip) in zip(branches.children(), skips.items()):
@@ -204,12 +202,13 @@ class Fuse(Override):
         seen = self.branches.channel.seen
         if _in_backward():
             again = (seen[x] for x in arguments.values() if isinstance(x, Tensor) and x in seen)
-            held = next(again, {})
+            held: dict[Hashable, Tensor | None] = next(again, {})
             return {key: arguments[key] if skip is None else skip for key, skip in held.items()}
         skips = self._carried(arguments)
         # A skip may be the input itself, between neighbours: what is held must not hold what it is held by.
-        held = {key: None if skip is arguments[key] else skip for key, skip in skips.items()}
-        seen[arguments[next(iter(skips))]] = held
+        seen[arguments[next(iter(skips))]] = {
+            key: None if skip is arguments[key] else skip for key, skip in skips.items()
+        }
         return skips
 
     def _carried(self, arguments: Mapping[Hashable, Any]) -> dict[Hashable, Tensor]:
