@@ -1,6 +1,6 @@
 """`skipcache train`: a reference model from scratch, with a progress bar; started again, it goes on.
 
-`torchrun --nproc-per-node 2 -m skipcache.benchmarks.cli train ...` does it on several processes.
+`torchrun --nproc-per-node 2 -m skipcache.benchmarks train ...` does it on several processes.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ import torch
 
 from skipcache.benchmarks import classifier
 from skipcache.benchmarks.digits import digits, split
-from skipcache.benchmarks.references import balanced, class_accuracy, find_reference
+from skipcache.benchmarks.references import MODULES, balanced, class_accuracy, find_reference
 from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler
 from skipcache.benchmarks.settings import SCHEDULERS
 from skipcache.benchmarks.shipped import FOLDER, load_weights, read_settings
@@ -32,6 +32,14 @@ def test_held_out_digits_are_not_in_the_training_set():
     train, held_out = split()
     assert sorted([*train.tolist(), *held_out.tolist()]) == list(range(1797))
     assert torch.equal(split()[1], held_out)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "dit-digits"])
+def test_models_with_branches_draw_what_they_are_asked_for(name):
+    reference = find_reference(name)
+    labels = balanced(20, 10)
+    samples = ReferencePipeline(reference.load(), make_scheduler("ddim"))(reference.data(), labels, steps=10)
+    assert class_accuracy(reference.judge(), samples, labels) >= 0.9
 
 
 @pytest.mark.parametrize(("scheduler", "steps"), [("ddim", 10), ("dpm++", 8), ("heun", 8), ("euler", 10), ("ddpm", 30)])

@@ -1,6 +1,8 @@
 """The trainer: resumed runs end with the same bits, and checkpoints are never half written."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,3 +119,35 @@ def test_the_command_writes_weights_and_how_they_were_made(task, tmp_path, monke
     settings = read_settings(path)
     assert settings["seed"] == 5 and settings["recipe"]["steps"] == 3 and settings["scores"] == {"score": 1.0}
     assert "score 100.0%" in capsys.readouterr().out
+
+
+def test_several_processes_write_one_file(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = ["-m", "skipcache.benchmarks", "train", "digits-classifier", "--steps", "3", "--threads", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, *arguments, "--out", str(tmp_path)], env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Wrote") == 1
+    assert read_settings(tmp_path / "digits-classifier.safetensors")["recipe"]["steps"] == 3
+
+
+def test_a_task_goes_on_with_the_next_stage(task, tmp_path, monkeypatch):
+    """Each stage has a checkpoint and weights of its own, and begins where the one before it ended."""
+    from rich.console import Console
+
+    seen = []
+
+    def second(model: nn.Module) -> Task:
+        seen.append({name: x.clone() for name, x in model.state_dict().items()})
+        return Task("second", lambda: model, task.loss, task.score, task.recipe)
+
+    staged = Task("first", task.build, task.loss, task.score, task.recipe, second)
+    monkeypatch.setattr(train_command, "find_task", lambda name: staged)
+    path = train_command.run_training("staged", tmp_path, Console(quiet=True), steps=2, threads=1)
+    assert path == tmp_path / "second.safetensors"
+    first, last = (load_file(tmp_path / f"{name}.safetensors") for name in ("first", "second"))
+    assert all(torch.equal(x.half(), first[name]) for name, x in seen[0].items() if x.is_floating_point())
+    assert not all(torch.equal(x, last[name]) for name, x in first.items())
+    assert read_settings(path)["recipe"]["steps"] == 2
