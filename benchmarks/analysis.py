@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
@@ -146,13 +147,17 @@ def _summary(rows: list[list[float]]) -> str:
 
 
 def draw(path: Path, measure: str, found: Sequence[Stability]) -> None:
-    """One heatmap per model, on one scale."""
+    """One heatmap per model, on one logarithmic scale: the last steps change more than all others."""
     maps = [torch.tensor(getattr(stability, measure)) for stability in found]
-    low, high = min(x.min().item() for x in maps), max(x.max().item() for x in maps)
+    if measure == "similarity":
+        maps = [1 - x for x in maps]
+    maps = [x.clamp(min=1e-6) for x in maps]
+    scale = LogNorm(min(x.min().item() for x in maps), max(x.max().item() for x in maps))
     figure = Figure(figsize=(1.2 + 5 * len(maps), 3.4), dpi=160, layout="constrained")
     axes = figure.subplots(1, len(maps), squeeze=False)[0]
     for axis, values, stability in zip(axes, maps, found):
-        image = axis.imshow(values.numpy(), cmap="viridis", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+        image = axis.imshow(values.numpy(), cmap="viridis", norm=scale, aspect="auto", interpolation="nearest")
         axis.set(title=stability.model, xlabel="step", ylabel="unit")
-    figure.colorbar(image, ax=list(axes), label=MEASURES[measure])
+    label = MEASURES[measure] if measure != "similarity" else f"1 - {MEASURES[measure]}"
+    figure.colorbar(image, ax=list(axes), label=label.replace(" with", "\nwith").replace(" from", "\nfrom"))
     figure.savefig(path)

@@ -3,6 +3,7 @@
 from skipcache._version import __version__
 from skipcache.api import accelerate, accelerated, graphs, report, reset, restore
 from skipcache.branches import graft, ungraft
+from skipcache.calibration import Calibration, calibrate
 from skipcache.checkpoint import load_branches, load_skip_dit, save_branches
 from skipcache.plan import Plan, make_plan
 from skipcache.policy import Interval, Schedule
@@ -12,6 +13,7 @@ from skipcache.report import Report
 from skipcache.stack import Stack, find_stack
 
 __all__ = [
+    "Calibration",
     "Delta",
     "Forecast",
     "Graphs",
@@ -24,6 +26,7 @@ __all__ = [
     "__version__",
     "accelerate",
     "accelerated",
+    "calibrate",
     "find_stack",
     "graft",
     "graphs",

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from skipcache.branches import branches_of
+from skipcache.calibration import Calibration
 from skipcache.forward import CachedForward, Settings
 from skipcache.override import override_of
 from skipcache.plan import Keep, make_plan
@@ -24,8 +25,9 @@ def accelerate(
     target: T,
     interval: int | None = None,
     *,
-    keep: Keep = 1,
+    keep: Keep | None = None,
     policy: Policy | None = None,
+    calibration: Calibration | None = None,
     predictor: Predictor | None = None,
     engine: str = "auto",
     compile: bool | dict[str, Any] = False,
@@ -37,7 +39,10 @@ def accelerate(
         target: a denoiser (nn.Module), or a diffusers pipeline that holds one or several.
         interval: every how many steps all blocks run; 3 where neither it nor `policy` is given. Raising it caches more
             steps and strays further from the plain model; 1 runs all blocks always.
-        keep: units run at each end on a cached step, one int or (head, tail). Raising it costs time and keeps more.
+        keep: units run at each end on a cached step, one int or (head, tail); 1 where none is given. Raising it costs
+            time and keeps more.
+        calibration: of `calibrate`, for this model: the full steps, the units kept and the predictor; excludes
+            `interval`, `policy`, `keep` and `predictor`.
         policy: which steps are full: `Interval(...)`, `Schedule(...)`; excludes `interval`.
         predictor: the deep feature of a cached step: `Hold()`, `Delta()`, `Forecast(order)`; default the family's best.
         engine: "fx" runs graphs of the model, without the glue of skipped blocks; "hooks" overrides its blocks; "auto"
@@ -48,11 +53,18 @@ def accelerate(
     Returns `target`. Trajectories, steps and lanes are recognised; no step count is asked for, nothing need be reset.
     Raises ValueError or TypeError for anything that cannot work, before the model is touched.
     """
+    if calibration is not None:
+        _check_calibration(calibration, interval=interval, policy=policy, keep=keep, predictor=predictor)
+        policy, keep, predictor = calibration.policy, calibration.keep, calibration.predictor
     policy = _policy(interval, policy)
+    keep = 1 if keep is None else keep
     _check(predictor, engine, compile)
     denoisers = find_denoisers(target, named=stack is not None)
     chosen = {"policy": policy, "engine": engine, "compile": compile}
     planned = {name: _settings(model, keep, predictor, stack, **chosen) for name, model in denoisers.items()}
+    if calibration is not None:
+        for name, model in denoisers.items():
+            calibration.check(model, planned[name].plan.depth)
     forwards = [_forward(model, planned[name], name) for name, model in denoisers.items()]
     for forward in forwards:
         if override_of(forward.module, CachedForward) is None:
@@ -113,6 +125,14 @@ def _policy(interval: int | None, policy: Policy | None) -> Policy:
     if isinstance(policy, type) or not isinstance(policy, Policy):
         raise TypeError(f"policy: expected Interval(...), Schedule(...) or another Policy, got {policy!r}")
     return policy
+
+
+def _check_calibration(calibration: Calibration, **others: Any) -> None:
+    if not isinstance(calibration, Calibration):
+        raise TypeError(f"calibration: expected what skipcache.calibrate gives, got {calibration!r}")
+    given = [name for name, value in others.items() if value is not None]
+    if given:
+        raise ValueError(f"a calibration has its own {', '.join(given)}; leave out one of them")
 
 
 def _check(predictor: Predictor | None, engine: str, compile: Any) -> None:

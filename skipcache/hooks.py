@@ -83,7 +83,7 @@ class HookEngine:
     name = "hooks"
 
     def __init__(self, model: nn.Module, stack: Stack, plan: Plan) -> None:
-        self.model, self.stack = model, stack
+        self.model, self.stack, self.plan = model, stack, plan
         sizes = [len(unit) for unit in stack.units]
         self.deep = range(sum(sizes[: plan.head]), sum(sizes[: plan.depth - plan.tail]))
         self.blocks = [BlockForward(self, i, model.get_submodule(path)) for i, path in enumerate(stack.blocks)]
@@ -91,7 +91,7 @@ class HookEngine:
         self.forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in ("model", "stack", "deep", "blocks", "attached")}
+        return {name: self.__dict__[name] for name in ("model", "stack", "plan", "deep", "blocks", "attached")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 
@@ -13,13 +14,14 @@ class Step:
 
     `index` counts the steps of the trajectory from 0. `timesteps` gives the step's own values, one per sample or one
     for all; `before` those of the step before, None at the first. `direction` gives -1 where timesteps fall, +1 where
-    they rise, 0 while it is not known.
+    they rise, 0 while it is not known. `count` is how many steps the run has, where a scheduler tells.
     """
 
     index: int
     timesteps: Callable[[], tuple[float, ...]]
     before: Callable[[], tuple[float, ...]] | None
     direction: Callable[[], int]
+    count: int | None = None
 
 
 @runtime_checkable
@@ -130,3 +132,51 @@ class Schedule:
 
     def full(self, step: Step) -> bool:
         return step.index in self.full_steps or step.index > self.full_steps[-1]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Full steps where a calibration has them: `full_steps`, counted from 0, of a run at `timesteps`.
+
+    A run of as many steps, where a scheduler tells, has its full steps at the same places. Any other has them by
+    timestep: a step is full where a full step of the calibrated run lies between it and the step before.
+    """
+
+    full_steps: tuple[int, ...]
+    timesteps: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        steps = len(self.timesteps)
+        if not self.full_steps or self.full_steps[0] != 0 or list(self.full_steps) != sorted(set(self.full_steps)):
+            raise ValueError(f"Placed: expected steps that rise from 0, got {self.full_steps}")
+        if self.full_steps[-1] >= steps:
+            raise ValueError(f"Placed: expected steps below {steps}, as many as timesteps, got {self.full_steps}")
+
+    @property
+    def caches(self) -> bool:
+        return len(self.full_steps) < len(self.timesteps)
+
+    def full(self, step: Step) -> bool:
+        if step.before is None:
+            return True
+        if step.count == len(self.timesteps):
+            return step.index in self.full_steps
+        before, now = (self._place(_mean(values())) for values in (step.before, step.timesteps))
+        return any(before + NEAR < i <= now + NEAR for i in self.full_steps)
+
+    def _place(self, t: float) -> float:
+        """Where `t` lies among the calibrated timesteps, between two of them as a fraction."""
+        known = self.timesteps
+        falls = known[0] > known[-1]
+        for i, (one, other) in enumerate(pairwise(known)):
+            if (one >= t > other) if falls else (one <= t < other):
+                return i + (one - t) / (one - other)
+        beyond = t > known[0] if falls else t < known[0]
+        return 0.0 if beyond else len(known) - 1.0
+
+
+NEAR = 1e-4  # of a step: timesteps are rounded to the dtype of the model
+
+
+def _mean(values: tuple[float, ...]) -> float:
+    return sum(values) / len(values)

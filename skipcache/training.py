@@ -96,7 +96,7 @@ def cached_forward(model: nn.Module, deep: DeepFeature, *args: Any, **kwargs: An
         raise TypeError(f"deep: expected the DeepFeature of full_forward, got {type(deep).__name__}")
     with _hooked(model, deep.keep) as engine:
         # Tensors of this step's own: gradient checkpointing tells by them which step it runs again.
-        streams = tuple(x.view_as(x) for x in deep.streams)
+        streams = tuple(x.clone() for x in deep.streams)
         prediction = Prediction(Hold(), [streams], (), residual=False)
         call = _call(engine, args, kwargs)
         with engine.doing(CachedRun(engine, call.batch, deep.wiring, prediction)):

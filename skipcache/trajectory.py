@@ -167,6 +167,7 @@ class Trajectory:
             timesteps=lambda: moment.timesteps,
             before=(lambda: last.timesteps) if last is not None else None,
             direction=lambda: moment.run.direction if moment.run is not None else self._direction,
+            count=None if moment.run is None else len(moment.run.timesteps),
         )
         self._full = last is None or forced or self.policy.full(step)
         if self._full:

@@ -45,9 +45,17 @@ MAY_IMPORT = {
         "call", "flops", "graph", "hooks", "override", "plan", "policy", "predictor", "program", "report", "stack",
         "trajectory", "verify",
     },
-    "api": {"branches", "forward", "override", "plan", "policy", "predictor", "program", "report", "stack", "target"},
+    "calibration": {
+        "branches", "call", "flops", "hooks", "override", "plan", "policy", "predictor", "stack", "streams", "target",
+        "trajectory", "verify",
+    },
+    "api": {
+        "branches", "calibration", "forward", "override", "plan", "policy", "predictor", "program", "report", "stack",
+        "target",
+    },
     "__init__": {
-        "_version", "api", "branches", "checkpoint", "plan", "policy", "predictor", "program", "report", "stack",
+        "_version", "api", "branches", "calibration", "checkpoint", "plan", "policy", "predictor", "program", "report",
+        "stack",
     },
 }  # fmt: skip
 
