@@ -70,5 +70,5 @@ def test_weights_are_small_and_say_how_they_were_made(model):
 def test_missing_weights_and_unknown_names(reference, tmp_path):
     with pytest.raises(ValueError, match="skipcache train dit-digits"):
         load_weights(reference.build(), tmp_path / "dit-digits.safetensors")
-    with pytest.raises(ValueError, match="expected one of dit-digits, got 'dit'"):
+    with pytest.raises(ValueError, match="expected one of dit-digits, dit-digits-skip, dit-digits-add, got 'dit'"):
         find_reference("dit")
