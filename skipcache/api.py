@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from skipcache.branches import branches_of
+from skipcache.branches import branches_of, planned
 from skipcache.calibration import Calibration
 from skipcache.forward import CachedForward, Settings
 from skipcache.override import override_of
-from skipcache.plan import Keep, make_plan
+from skipcache.plan import Keep
 from skipcache.policy import Interval, Policy
 from skipcache.predictor import Forecast, Hold, Predictor
 from skipcache.program import Graphs
 from skipcache.report import Report
-from skipcache.stack import Stack, check_stack, find_stack
+from skipcache.stack import Stack
 from skipcache.target import find_denoisers
 
 T = TypeVar("T")
@@ -147,15 +147,8 @@ def _check(predictor: Predictor | None, engine: str, compile: Any) -> None:
 
 
 def _settings(model: Any, keep: Keep, predictor: Predictor | None, stack: Stack | None, **chosen: Any) -> Settings:
-    if stack is not None:
-        check_stack(model, stack)
+    stack, plan = planned(model, keep, stack)
     branches = branches_of(model)
-    stack = stack or (find_stack(model) if branches is None else branches.stack)
-    if branches is not None and stack.units != branches.stack.units:
-        raise ValueError("stack: expected the units that the skip branches were grafted on; leave stack out")
-    plan = make_plan(len(stack.units), keep, () if branches is None else branches.layout.pairs)
-    if stack.native_skips and (plan.head != plan.tail or plan.head < 1):
-        raise ValueError(f"keep: {type(model).__name__} has skip branches, which need head = tail >= 1, got {keep}")
     holds = stack.reuse == "hold" or (branches is not None and branches.layout.fuse == "concat")
     predictor = predictor or (Hold() if holds else Forecast(1))
     return Settings(stack=stack, plan=plan, predictor=predictor, **chosen)

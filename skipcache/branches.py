@@ -7,12 +7,8 @@ engine: a deep block that is skipped does not fuse. Graphs pass the feature on i
 
 from __future__ import annotations
 
-import ast
-import inspect
 import json
-import textwrap
 import threading
-from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from skipcache.override import Override, override_of
-from skipcache.plan import make_pairs
+from skipcache.override import Override, check_plain
+from skipcache.plan import Keep, Plan, make_pairs, make_plan
 from skipcache.stack import Stack, check_stack, find_stack
-from skipcache.streams import Streams, alike, arguments_of, handed_in, take_apart
+from skipcache.streams import Streams, alike, arguments_of, handed_in, stream_count, take_apart, usual_width
 
 NAME = "skip_branches"
 FUSES = ("add", "concat")
@@ -96,9 +92,10 @@ class SkipBranches(nn.Module):
         units, flat = stack.units, stack.blocks
         targets = {units[target][0]: (i, units[source][-1]) for i, (source, target) in enumerate(layout.pairs)}
         before = {path: flat[flat.index(path) - 1] for path in targets}
-        taps = {source for _, source in targets.values()} | set(before.values())
+        sources = {source for _, source in targets.values()}
+        taps = sources | set(before.values())
         self.overrides: tuple[Tap | Fuse, ...] = (
-            *(Tap(model.get_submodule(path), self, path) for path in flat if path in taps),
+            *(Tap(model.get_submodule(path), self, path, path in sources) for path in flat if path in taps),
             *(Fuse(model.get_submodule(path), self, path, before[path], *targets[path]) for path in targets),
         )
 
@@ -150,11 +147,11 @@ class Channel:
 
 
 class Tap(Override):
-    """Stands in for the `forward` of a block whose output is carried on."""
+    """Stands in for the `forward` of a block whose output is carried on, or only shows the next one's inlets."""
 
-    def __init__(self, module: nn.Module, branches: SkipBranches, path: str) -> None:
+    def __init__(self, module: nn.Module, branches: SkipBranches, path: str, carries: bool) -> None:
         super().__init__(module)
-        self.branches, self.path = branches, path
+        self.branches, self.path, self.carries = branches, path, carries
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         in_a_graph = kwargs.pop(SKIPS, None) is not None
@@ -162,7 +159,7 @@ class Tap(Override):
         if not in_a_graph and not (torch.is_grad_enabled() and _in_backward()):
             channel, streams = self.branches.channel, take_apart(output)[0]
             channel.returned[self.path] = streams
-            if channel.copies.get(self.path, True):
+            if self.carries and channel.copies.get(self.path, True):
                 channel.copied[self.path] = tuple(x.clone() for x in streams)
         return output
 
@@ -217,7 +214,6 @@ class Fuse(Override):
         before = channel.returned.pop(self.before, ())
         skips = before if self.before == self.source else channel.returned.pop(self.source, None)
         kept = channel.copied.pop(self.source, None)
-        channel.copied.pop(self.before, None)
         if skips and kept and self.source not in channel.copies:
             channel.copies[self.source] = not all(map(torch.equal, skips, kept))
         carried = {self.before: before, self.source: kept if channel.copies.get(self.source) else skips}
@@ -286,7 +282,7 @@ def graft(
         raise ValueError(f"fuse: expected 'add' or 'concat', got {fuse!r}")
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected an nn.Module, got {type(model).__name__}; of a pipeline pass its transformer")
-    _check_plain(model)
+    check_plain(model, "first")
     if branches_of(model) is not None:
         raise ValueError(f"{type(model).__name__} has grafted skip branches; call skipcache.ungraft first")
     if stack is not None:
@@ -308,7 +304,7 @@ def ungraft(model: nn.Module) -> nn.Module:
         raise ValueError(
             f"{type(model).__name__} has no grafted skip branches; those that belong to a model stay in it"
         )
-    _check_plain(model)
+    check_plain(model, "first")
     for override in reversed(branches.overrides):
         override.take_off()
     delattr(model, NAME)
@@ -321,6 +317,33 @@ def branches_of(model: nn.Module) -> SkipBranches | None:
     return found if isinstance(found, SkipBranches) else None
 
 
+def grafted_branches(model: nn.Module) -> SkipBranches:
+    """The same, where there must be some. Raises ValueError where there are none."""
+    branches = branches_of(model)
+    if branches is None:
+        raise ValueError(f"{type(model).__name__} has no grafted skip branches; call skipcache.graft first")
+    return branches
+
+
+def stack_of(model: nn.Module) -> Stack:
+    """The stack that branches were grafted on, else the one that is found."""
+    branches = branches_of(model)
+    return find_stack(model) if branches is None else branches.stack
+
+
+def planned(model: nn.Module, keep: Keep, stack: Stack | None = None) -> tuple[Stack, Plan]:
+    """The stack of `model`, unless it is given, and the plan that its skip branches, grafted or its own, allow."""
+    if stack is not None:
+        check_stack(model, stack)
+    stack, branches = stack or stack_of(model), branches_of(model)
+    if branches is not None and stack.units != branches.stack.units:
+        raise ValueError("stack: expected the units that the skip branches were grafted on; leave stack out")
+    plan = make_plan(len(stack.units), keep, () if branches is None else branches.layout.pairs)
+    if stack.native_skips and (plan.head != plan.tail or plan.head < 1):
+        raise ValueError(f"keep: {type(model).__name__} has skip branches, which need head = tail >= 1, got {keep}")
+    return stack, plan
+
+
 def layout_in(state: Tensor) -> Layout:
     """The layout that an extra state tells of."""
     return Layout.of(json.loads(bytes(state.cpu().tolist())))
@@ -331,7 +354,7 @@ def check_layout(given: Layout, ours: Layout) -> None:
         raise ValueError(f"the weights are of {given}, but the model has {ours}; ungraft it, or graft it alike")
 
 
-def _put_on(model: nn.Module, stack: Stack, layout: Layout) -> SkipBranches:
+def _put_on(model: nn.Module, stack: Stack, layout: Layout) -> None:
     branches = SkipBranches(model, stack, layout)
     like = next((p for p in model.get_submodule(stack.blocks[0]).parameters() if p.is_floating_point()), None)
     if like is not None:
@@ -340,19 +363,11 @@ def _put_on(model: nn.Module, stack: Stack, layout: Layout) -> SkipBranches:
     model.add_module(NAME, branches)
     for override in branches.overrides:
         override.put_on()
-    return branches
 
 
 def _in_backward() -> bool:
     """Gradient checkpointing is running a block again."""
     return torch._C._current_graph_task_id() != -1
-
-
-def _check_plain(model: nn.Module) -> None:
-    if override_of(model, Override) is not None:
-        raise ValueError(
-            f"{type(model).__name__} is accelerated, for the branches that it has now; call skipcache.restore first"
-        )
 
 
 def _widths(
@@ -381,26 +396,3 @@ def _widths(
     if len(widths) != streams or not all(type(n) is int and n > 0 for n in widths):
         raise ValueError(f"width: expected a positive int for each of {streams} streams, got {width!r}")
     return widths
-
-
-def stream_count(block: nn.Module) -> int:
-    """How many tensors the block returns, by the `return` of its code; 1 where that does not show it."""
-    try:
-        code = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(type(block).forward))))
-    except (OSError, TypeError, SyntaxError):
-        return 1
-    returned = [node.value for node in ast.walk(code) if isinstance(node, ast.Return)]
-    tuples = [[x for x in value.elts if not _is_none(x)] for value in returned if isinstance(value, ast.Tuple)]
-    return max(map(len, tuples), default=1)
-
-
-def _is_none(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None
-
-
-def usual_width(block: nn.Module) -> int:
-    """What most of the block's linear layers take in."""
-    taken = Counter(module.in_features for module in block.modules() if isinstance(module, nn.Linear))
-    if not taken:
-        raise ValueError(f"width: {type(block).__name__} has no linear layer to tell it by; pass width=...")
-    return max(taken, key=lambda n: (taken[n], -n))

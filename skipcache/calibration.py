@@ -8,38 +8,29 @@ dense where they turn.
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
-from skipcache.branches import branches_of
-from skipcache.call import Call, Mark, read_call
-from skipcache.flops import Blank, blank_call, count_flops
+from skipcache.branches import planned
+from skipcache.call import Call
+from skipcache.flops import count_flops, zero_call
 from skipcache.hooks import HookEngine
-from skipcache.override import Override, override_of
-from skipcache.plan import Keep, make_plan
-from skipcache.policy import Interval, Placed
-from skipcache.predictor import Forecast, Prediction
-from skipcache.stack import Stack, find_stack
-from skipcache.streams import Streams
+from skipcache.measure import PREDICTOR, Errors, Measure, Watcher, watch
+from skipcache.override import check_plain
+from skipcache.plan import Keep
+from skipcache.policy import Placed
+from skipcache.predictor import Forecast
+from skipcache.stack import Stack
 from skipcache.target import find_denoisers
-from skipcache.trajectory import Trajectory
-from skipcache.verify import tensors_of
 
 GAPS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25)  # from one full step to the next
 STRETCH = 3  # the longest gap that is tried, over the mean one
-PREDICTOR = Forecast(1)
-
-Errors = Mapping[tuple[int, int, int], float]  # by (steps from s' to s, 0 where there is no s'; s; t)
 
 
 @dataclass(frozen=True)
@@ -85,12 +76,13 @@ class Calibration:
         """Raises ValueError where the file is not one that `save` wrote."""
         try:
             facts = json.loads(Path(path).read_text())
-            assert facts.pop("skipcache") == "calibration"
+            if facts.pop("skipcache") != "calibration":
+                raise ValueError("another kind of file")
             lists = {name: tuple(facts[name]) for name in ("keep", "timesteps", "full_steps")}
             return cls(**{**facts, **lists})
         except FileNotFoundError:
             raise ValueError(f"expected a calibration at {path}, found none") from None
-        except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is no calibration that skipcache wrote, or is cut off: {error!r}") from error
 
     def check(self, model: nn.Module, depth: int) -> None:
@@ -126,9 +118,9 @@ def calibrate(
         keep: units run at each end on a cached step, one int or (head, tail).
         on_step: called with (steps measured, steps in all), e.g. to move a progress bar.
 
-    Takes about as long as 10 to 30 uncached runs, and holds 2 deep features for every gap between full steps that is
-    tried: at most 24 per lane. Raises ValueError where the goal cannot be reached, and where the run never calls the
-    model, or differs from one time to the next.
+    Takes about as long as 10 to 30 uncached runs, and holds as many deep features per lane as twice the longest gap
+    between full steps that is tried, which is 3 times the mean gap and at most 25. Raises ValueError where the goal
+    cannot be reached, and where the run never calls the model, or differs from one time to the next.
     """
     goals = {"speedup": speedup, "full_steps": full_steps, "max_error": max_error}
     _check_goals(goals)
@@ -136,18 +128,18 @@ def calibrate(
         raise TypeError(f"run: expected a callable that samples, got {run!r}")
     model, engine = _engine(target, keep, stack)
     scheduler = getattr(target, "scheduler", None)
-    first = _watch(_Count(model, engine.stack, scheduler), run)
-    if not first.runs:
+    first = watch(Watcher(model, engine.stack, scheduler), run)
+    if first.call is None:
         raise ValueError(f"run: it never called {type(model).__name__} with a sample and a timestep")
     steps = first.steps()
     gain = _gain(engine, first.call, steps)
     most = _full_steps(goals, steps, gain)
     mean = steps / most if max_error is None else 4
     gaps = tuple(gap for gap in GAPS if gap <= max(2, math.ceil(STRETCH * mean)))
-    measured = _Measure(model, engine, scheduler, gaps, on_step, steps * len(first.runs))
+    measured = Measure(model, engine, scheduler, gaps, on_step, steps * len(first.runs))
     engine.attach()
     try:
-        _watch(measured, run)
+        watch(measured, run)
     finally:
         engine.detach()
     if not measured.begins_like(first):
@@ -201,138 +193,13 @@ def place(errors: Errors, steps: int, gaps: tuple[int, ...], most: int) -> dict[
     return best
 
 
-class _Watcher(Override):
-    """Stands in for the model's forward while `run` samples, and tells steps and lanes apart."""
-
-    def __init__(self, model: nn.Module, stack: Stack, scheduler: Any, predictor: Any) -> None:
-        super().__init__(model)
-        self.stack, self.scheduler = stack, scheduler
-        self.trajectory = Trajectory(Interval(1), predictor)
-        self.runs: list[int] = []  # steps of each
-        self._times: list[list[tuple[float, ...]]] = []
-        self._first: tuple[Mark, ...] = ()
-        self.call: Call | None = None
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        names = tuple(inspect.signature(self.__wrapped__).parameters)
-        call = read_call(names, self.stack.sample, self.stack.timestep, args, kwargs)
-        if call is None:
-            return self.plain(*args, **kwargs)
-        visit = self.trajectory.visit(call, [] if self.scheduler is None else [self.scheduler])
-        if visit.opens_step:
-            if visit.step == 0:
-                self.runs.append(0)
-                self._times.append([])
-            self.runs[-1] += 1
-            self._times[-1].append(_values(call.timestep))
-        if not self._first:
-            held = (call.sample, *call.conditioning)
-            self._first = tuple(Mark.of(x.clone() if isinstance(x, Tensor) else x) for x in held)
-            self.call = blank_call(call)
-        return self.step(call, visit)
-
-    def step(self, call: Call, visit: Any) -> Any:
-        return call.run(self.plain)
-
-    def steps(self) -> int:
-        if len(set(self.runs)) > 1:
-            raise ValueError(f"run: its runs of the model have {self.runs} steps; calibrate on runs of one length")
-        return self.runs[0]
-
-    def timesteps(self) -> tuple[float, ...]:
-        return tuple(sum(values) / len(values) for values in self._times[0])
-
-    def begins_like(self, other: _Watcher) -> bool:
-        same = (mark.equal(theirs.value) for mark, theirs in zip(self._first, other._first))
-        return len(self._first) == len(other._first) and all(same)
-
-
-class _Count(_Watcher):
-    def __init__(self, model: nn.Module, stack: Stack, scheduler: Any) -> None:
-        super().__init__(model, stack, scheduler, PREDICTOR)
-
-
-@dataclass(frozen=True)
-class _Window:
-    """Keeps what `depth` full steps left: R = D - H."""
-
-    depth: int
-    residual: bool = True
-
-    def weights(self, step: int, full_steps: Any) -> tuple[float, ...]:
-        return ()
-
-    def predict(self, H: Streams | None, kept: Any, weights: Any) -> Streams:
-        raise NotImplementedError
-
-
-class _Measure(_Watcher):
-    """At each step, cached steps on all pairs of steps before it that are near enough."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        engine: HookEngine,
-        scheduler: Any,
-        gaps: tuple[int, ...],
-        on_step: Callable[[int, int], None] | None,
-        total: int,
-    ) -> None:
-        super().__init__(model, engine.stack, scheduler, _Window(2 * gaps[-1]))
-        self.engine, self.gaps, self.on_step, self.total = engine, gaps, on_step, total
-        self._sums: dict[tuple[int, int, int], list[Tensor]] = defaultdict(list)
-
-    def step(self, call: Call, visit: Any) -> Any:
-        output, features = self.engine.full(self.plain, call)
-        if features is None:
-            raise ValueError(f"{type(self.module).__name__} cannot be cached: {self.engine.refusal(call)}")
-        truth, lane = _output(output, call), visit.lane
-        kept = dict(zip(lane.full_steps, lane.kept))
-        for gap, s in self._bases(visit.step, kept):
-            steps = [s] if gap == 0 else [s, s - gap]
-            weights = PREDICTOR.weights(visit.step, steps)
-            prediction = Prediction(PREDICTOR, [kept[i] for i in steps], weights, lane.residual)
-            guess = _output(self.engine.cached(self.plain, call, prediction), call)
-            error = (guess - truth).float().norm() / truth.float().norm()
-            self._sums[gap, s, visit.step].append(error)
-        self.trajectory.record(visit, *features)
-        if visit.opens_step and self.on_step is not None:
-            self.on_step(sum(self.runs), self.total)
-        return output
-
-    def _bases(self, t: int, kept: Mapping[int, Any]) -> Iterator[tuple[int, int]]:
-        """(gap, s): s with the step a gap before it, or, at the start of a run, with none."""
-        for s in range(t - self.gaps[-1] + 1, t):
-            if s in kept:
-                yield from ((gap, s) for gap in self.gaps if s - gap in kept)
-        if 0 in kept and t < self.gaps[-1]:
-            yield 0, 0
-
-    def errors(self) -> Errors:
-        return {key: torch.stack(errors).mean().item() for key, errors in self._sums.items()}
-
-
 def _engine(target: Any, keep: Keep, stack: Stack | None) -> tuple[nn.Module, HookEngine]:
     denoisers = find_denoisers(target, named=stack is not None)
     if len(denoisers) > 1:
         raise ValueError(f"target: expected one denoiser, got {', '.join(denoisers)}; calibrate each by itself")
     (model,) = denoisers.values()
-    if override_of(model, Override) is not None:
-        raise ValueError(f"{type(model).__name__} is accelerated; call skipcache.restore before calibrating it")
-    branches = branches_of(model)
-    stack = stack or (find_stack(model) if branches is None else branches.stack)
-    plan = make_plan(len(stack.units), keep, () if branches is None else branches.layout.pairs)
-    return model, HookEngine(model, stack, plan)
-
-
-def _watch(watcher: Any, run: Callable[[], Any]) -> Any:
-    watcher.put_on()
-    try:
-        with torch.no_grad():
-            run()
-    finally:
-        watcher.take_off()
-    return watcher
+    check_plain(model, "before calibrating it")
+    return model, HookEngine(model, *planned(model, keep, stack))
 
 
 def _gain(engine: HookEngine, blank: Call, steps: int) -> Callable[[int], float]:
@@ -341,16 +208,11 @@ def _gain(engine: HookEngine, blank: Call, steps: int) -> Callable[[int], float]
     try:
         forward = engine.model.__call__
         call = lambda call, step: step(call)  # noqa: E731
-        engine.full(forward, _real(blank))
+        engine.full(forward, zero_call(blank))
         full, cached = count_flops(call, engine, forward, blank, PREDICTOR)
     finally:
         engine.detach()
     return lambda k: steps * full / (k * full + (steps - k) * cached)
-
-
-def _real(blank: Call) -> Call:
-    args, kwargs, sample = pytree.tree_map_only(Blank, Blank.zeros, (blank.args, blank.kwargs, blank.sample))
-    return replace(blank, args=args, kwargs=kwargs, sample=sample)
 
 
 def _full_steps(goals: Mapping[str, Any], steps: int, gain: Callable[[int], float]) -> int:
@@ -380,15 +242,3 @@ def _check_goals(goals: Mapping[str, Any]) -> None:
     lowest = {"speedup": 1, "full_steps": 2, "max_error": 0}[name]
     if not goal >= lowest:
         raise ValueError(f"{name}: expected at least {lowest}, got {goal}")
-
-
-def _output(output: Any, call: Call) -> Tensor:
-    """What the sampler goes on with: the first tensor, without learned variances."""
-    found = next(iter(tensors_of(output)))
-    if found.ndim == call.sample.ndim > 1 and found.shape[1] > call.sample.shape[1]:
-        return found[:, : call.sample.shape[1]]
-    return found
-
-
-def _values(timestep: Any) -> tuple[float, ...]:
-    return tuple(timestep.detach().flatten().float().tolist()) if isinstance(timestep, Tensor) else (float(timestep),)

@@ -42,6 +42,12 @@ def blank_call(call: Call) -> Call:
     return replace(call, args=args, kwargs=kwargs, sample=sample, conditioning=())
 
 
+def zero_call(blank: Call) -> Call:
+    """`blank` with zeros for its outlines."""
+    args, kwargs, sample = pytree.tree_map_only(Blank, Blank.zeros, (blank.args, blank.kwargs, blank.sample))
+    return replace(blank, args=args, kwargs=kwargs, sample=sample)
+
+
 def count_flops(
     run: Callable[[Call, Step], Any], engine: Any, forward: Callable[..., Any], blank: Call, predictor: Predictor
 ) -> tuple[int, int]:
@@ -51,8 +57,7 @@ def count_flops(
     Attention is counted under the MATH backend and without nn.MultiheadAttention's fast path, and nothing runs
     compiled: the counter misses all of these.
     """
-    args, kwargs, sample = pytree.tree_map_only(Blank, Blank.zeros, (blank.args, blank.kwargs, blank.sample))
-    call = replace(blank, args=args, kwargs=kwargs, sample=sample)
+    call = zero_call(blank)
     features: list[Any] = []
 
     def full_step(call: Call) -> Any:
@@ -66,9 +71,9 @@ def count_flops(
             lane.record(step, H, D, predictor)
         return engine.cached(forward, call, lane.predict(predictor.depth, predictor))
 
-    dtype, kind = blank.autocast, sample.device.type
+    dtype, kind = blank.autocast, call.sample.device.type
     autocast = nullcontext() if dtype is None else torch.autocast(kind, dtype)
-    with torch.no_grad(), autocast, quietly(sample.device, engine.model), _countable():
+    with torch.no_grad(), autocast, quietly(call.sample.device, engine.model), _countable():
         with FlopCounterMode(display=False) as full:
             run(call, full_step)
         if features[0] is None:

@@ -61,6 +61,12 @@ def override_of(module: nn.Module, kind: type[T]) -> T | None:
     return next((p[name] for p, name in _places(module) if isinstance(p[name], kind)), None)
 
 
+def check_plain(module: nn.Module, when: str) -> None:
+    """Raises ValueError where `module` runs under an override: to be restored "first", or "before" something."""
+    if override_of(module, Override) is not None:
+        raise ValueError(f"{type(module).__name__} is accelerated; call skipcache.restore {when}")
+
+
 def _places(module: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
     """Where `module` may keep a forward: accelerate's `_old_forward`, diffusers' hook registry, the module itself."""
     registry = module.__dict__.get("_diffusers_hook")

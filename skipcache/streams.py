@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import textwrap
+from collections import Counter
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 Streams = tuple[Tensor, ...]
 
@@ -52,3 +56,26 @@ def handed_in(streams: Streams, arguments: Mapping[Hashable, Any]) -> tuple[Hash
 
 def _look(x: Tensor) -> Any:
     return tuple(x.shape), x.dtype, x.device
+
+
+def stream_count(block: nn.Module) -> int:
+    """How many tensors the block returns, by the `return` of its code; 1 where that does not show it."""
+    try:
+        code = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(type(block).forward))))
+    except (OSError, TypeError, SyntaxError):
+        return 1
+    returned = [node.value for node in ast.walk(code) if isinstance(node, ast.Return)]
+    tuples = [[x for x in value.elts if not _is_none(x)] for value in returned if isinstance(value, ast.Tuple)]
+    return max(map(len, tuples), default=1)
+
+
+def _is_none(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is None
+
+
+def usual_width(block: nn.Module) -> int:
+    """What most of the block's linear layers take in."""
+    taken = Counter(module.in_features for module in block.modules() if isinstance(module, nn.Linear))
+    if not taken:
+        raise ValueError(f"width: {type(block).__name__} has no linear layer to tell it by; pass width=...")
+    return max(taken, key=lambda n: (taken[n], -n))

@@ -92,8 +92,10 @@ def trace(
         return output
 
     def handed_over(path: str, args: Any, kwargs: Any) -> dict[str, Any]:
+        if branches is None:
+            return {}
         returned = {call.path: tuple(x for x, _ in call.streams) for call in calls}
-        skips = None if branches is None else branches.wire(path, args, kwargs, returned)
+        skips = branches.wire(path, args, kwargs, returned)
         return {} if skips is None else {SKIPS: skips}
 
     branches = branches_of(model)

@@ -26,13 +26,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from skipcache.branches import branches_of
+from skipcache.branches import grafted_branches, planned, stack_of
 from skipcache.call import Call, Mark, read_call
 from skipcache.hooks import CachedRun, FirstRun, FullRun, HookEngine, Wiring
-from skipcache.override import Override, override_of
-from skipcache.plan import Keep, make_plan
+from skipcache.override import Override, check_plain
+from skipcache.plan import Keep
 from skipcache.predictor import Hold, Prediction
-from skipcache.stack import find_stack
 from skipcache.streams import Streams
 from skipcache.target import unwrap
 from skipcache.verify import tensors_of
@@ -52,11 +51,7 @@ class DeepFeature:
 
 def branch_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The parameters of the grafted skip branches. Raises ValueError where there are none."""
-    inner = unwrap(model)
-    branches = branches_of(inner)
-    if branches is None:
-        raise ValueError(f"{type(inner).__name__} has no grafted skip branches; call skipcache.graft first")
-    return list(branches.parameters())
+    return list(grafted_branches(unwrap(model)).parameters())
 
 
 def freeze_backbone(model: nn.Module) -> list[nn.Parameter]:
@@ -160,14 +155,13 @@ def distillation_loss(
 class _Recorder(Override):
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
-        branches = branches_of(module)
-        self.stack = find_stack(module) if branches is None else branches.stack
+        self.stack = stack_of(module)
+        self.names = tuple(inspect.signature(self.__wrapped__).parameters)
         self.steps: Run = []
         self._last: Mark | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        names = tuple(inspect.signature(self.__wrapped__).parameters)
-        call = read_call(names, self.stack.sample, self.stack.timestep, args, kwargs)
+        call = read_call(self.names, self.stack.sample, self.stack.timestep, args, kwargs)
         # The sampler may go on to write to any of these.
         args, kwargs = pytree.tree_map_only(Tensor, lambda x: x.detach().clone(), (args, kwargs))
         output = self.plain(*args, **kwargs)
@@ -184,12 +178,8 @@ class _Recorder(Override):
 def _hooked(model: nn.Module, keep: Keep) -> Iterator[HookEngine]:
     """The hook engine on the plain module under `model`, for the length of a step."""
     inner = unwrap(model)
-    if override_of(inner, Override) is not None:
-        raise ValueError(f"{type(inner).__name__} is accelerated; call skipcache.restore before training it")
-    branches = branches_of(inner)
-    stack = find_stack(inner) if branches is None else branches.stack
-    plan = make_plan(len(stack.units), keep, () if branches is None else branches.layout.pairs)
-    engine = HookEngine(inner, stack, plan)
+    check_plain(inner, "before training it")
+    engine = HookEngine(inner, *planned(inner, keep))
     engine.attach()
     try:
         yield engine

@@ -23,13 +23,14 @@ MAY_IMPORT = {
     "stack": set(),
     "target": {"stack"},
     "branches": {"override", "plan", "stack", "streams"},
-    "checkpoint": {"branches", "stack"},
+    "checkpoint": {"branches", "stack", "streams"},
+    "skip_dit": {"branches", "checkpoint", "stack"},
     "clock": {"call"},
     "lanes": {"call", "predictor", "streams"},
     "trajectory": {"call", "clock", "lanes", "policy", "predictor", "streams"},
     "hooks": {"call", "override", "plan", "predictor", "stack", "streams", "verify"},
     "training": {
-        "branches", "call", "hooks", "override", "plan", "predictor", "stack", "streams", "target", "verify",
+        "branches", "call", "hooks", "override", "plan", "predictor", "streams", "target", "verify",
     },
     "decorators": set(),
     "skeleton": set(),
@@ -46,8 +47,10 @@ MAY_IMPORT = {
         "trajectory", "verify",
     },
     "calibration": {
-        "branches", "call", "flops", "hooks", "override", "plan", "policy", "predictor", "stack", "streams", "target",
-        "trajectory", "verify",
+        "branches", "call", "flops", "hooks", "measure", "override", "plan", "policy", "predictor", "stack", "target",
+    },
+    "measure": {
+        "call", "clock", "flops", "hooks", "override", "policy", "predictor", "stack", "trajectory", "verify",
     },
     "api": {
         "branches", "calibration", "forward", "override", "plan", "policy", "predictor", "program", "report", "stack",
@@ -55,7 +58,7 @@ MAY_IMPORT = {
     },
     "__init__": {
         "_version", "api", "branches", "calibration", "checkpoint", "plan", "policy", "predictor", "program", "report",
-        "stack",
+        "skip_dit", "stack",
     },
 }  # fmt: skip
 
