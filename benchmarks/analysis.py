@@ -7,8 +7,7 @@ relative to its size, and the change that a small perturbation of the sample mak
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 import skipcache
 from skipcache.benchmarks.references import balanced, find_reference
 from skipcache.benchmarks.results import write_json
-from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler
+from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler, use_threads
 from skipcache.benchmarks.settings import AnalysisSettings
 from skipcache.benchmarks.table import new_table
 
@@ -33,6 +32,9 @@ MEASURES = {
     "change": "relative change from the step before",
     "perturbed": "relative change under noise on the input",
 }
+
+
+Features = Sequence[Sequence[Tensor]]  # by step, then by unit
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Stability:
 
 
 def run_analysis(settings: AnalysisSettings, console: Console) -> Path:
-    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    use_threads(settings.threads)
     settings.out.mkdir(parents=True, exist_ok=True)
     found = [analyze(name, settings) for name in track(settings.models, "analyzing", console=console)]
     path = settings.out / "stability.json"
@@ -75,9 +77,9 @@ def analyze(name: str, settings: AnalysisSettings) -> Stability:
     before, after = watched.features[:-1], watched.features[1:]
     return Stability(
         name,
-        _by_unit([[_similarity(x, y) for x, y in zip(*pair)] for pair in zip(before, after)]),
-        _by_unit([[_change(x, y) for x, y in zip(*pair)] for pair in zip(before, after)]),
-        _by_unit([[_change(x, y) for x, y in zip(*pair)] for pair in zip(watched.features, watched.perturbed)][1:]),
+        _by_unit(_similarity, before, after),
+        _by_unit(_change, before, after),
+        _by_unit(_change, after, watched.perturbed[1:]),
     )
 
 
@@ -137,7 +139,8 @@ def _change(before: Tensor, after: Tensor) -> float:
     return ((after - before).norm(dim=1) / before.norm(dim=1)).mean().item()
 
 
-def _by_unit(by_step: Sequence[Sequence[float]]) -> list[list[float]]:
+def _by_unit(compare: Callable[[Tensor, Tensor], float], ones: Features, others: Features) -> list[list[float]]:
+    by_step = ([compare(x, y) for x, y in zip(*step)] for step in zip(ones, others))
     return [list(unit) for unit in zip(*by_step)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -26,10 +25,10 @@ from skipcache.benchmarks.figures import draw_fidelity, draw_samples
 from skipcache.benchmarks.measure import Bench, Measured
 from skipcache.benchmarks.references import Reference, find_reference
 from skipcache.benchmarks.results import Row, make_row, plain_row, write_results
-from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler, usable_device
+from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler, usable_device, use_threads
 from skipcache.benchmarks.settings import STOCHASTIC, Settings
 from skipcache.benchmarks.table import result_tables, rows_table
-from skipcache.benchmarks.variants import Variant, variants
+from skipcache.benchmarks.variants import Variant, telling, variants
 
 TABLE_WIDTH = 110
 
@@ -39,7 +38,7 @@ def run_bench(settings: Settings, console: Console) -> None:
     reference = find_reference(settings.model)
     bench = make_bench(settings, reference)
     beside = None if settings.beside is None else Beside.of(settings)
-    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    use_threads(settings.threads)
     settings.out.mkdir(parents=True, exist_ok=True)
     measured, others = _measure_all(bench, beside, console)
     rows = _rows(bench, measured, reference.judge())
@@ -73,8 +72,7 @@ class Beside:
     def of(cls, settings: Settings) -> Beside:
         settings = replace(settings, model=settings.beside or "", weights=None, beside=None)
         reference = find_reference(settings.model)
-        intervals = [n for n in settings.intervals if n > 1] or [3]
-        chosen = sorted({min(intervals, key=lambda n: abs(n - 3)), max(intervals)})
+        chosen = telling(settings.intervals) or [3]
         return cls(reference, make_bench(settings, reference), [Variant(settings.steps, n, "hold") for n in chosen])
 
 

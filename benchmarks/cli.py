@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 from rich.console import Console
 
@@ -19,6 +21,8 @@ from skipcache.benchmarks.settings import (
     PresetSettings,
     Settings,
 )
+
+S = TypeVar("S", Settings, PresetSettings, EvidenceSettings, AnalysisSettings)
 
 EXTRAS = ("diffusers", "matplotlib", "safetensors", "sklearn", "torchmetrics")  # modules of skipcache[bench]
 
@@ -82,7 +86,13 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
         default=defaults.keep,
         help="units run on cached steps: at both ends, or HEAD TAIL (default 1)",
     )
-    add("--predictor", nargs="+", default=defaults.predictors, help=f"some of {', '.join(PREDICTORS)} (default all)")
+    add(
+        "--predictor",
+        dest="predictors",
+        nargs="+",
+        default=defaults.predictors,
+        help=f"some of {', '.join(PREDICTORS)} (default all)",
+    )
     add(
         "--seeds",
         type=int,
@@ -92,8 +102,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     )
     add("--device", default=defaults.device, help="cpu, cuda, cuda:1, mps (default %(default)s)")
     add("--dtype", help=f"{', '.join(DTYPES)} (default {defaults.dtype}; bfloat16 for presets on cuda)")
-    add("--threads", type=int, help="CPU threads (default: all cores)")
-    add("--out", type=Path, default=defaults.out, help="folder for the results (default %(default)s)")
+    _add_run(parser, defaults.out, "the results")
     add("--preset", help=f"in place of a model: time one of real size with random weights; {', '.join(PRESETS)}")
     add("--compile", nargs="?", const="inductor", metavar="BACKEND", help="presets: compile the plain model and fx")
     add("--results", type=Path, help="presets: folder for the results (default: --out on CPU, else benchmarks/results)")
@@ -108,22 +117,13 @@ def _bench(args: argparse.Namespace) -> None:
         if getattr(args, option) is not None:
             raise ValueError(f"--{option}: expected with --preset alone; add --preset {PRESETS[0]}")
     defaults = Settings()
-    settings = Settings(
-        model=args.model,
-        weights=args.weights,
+    settings = _gathered(
+        Settings,
+        args,
         beside=_beside(args, defaults),
-        steps=args.steps,
-        scheduler=args.scheduler,
-        guidance=args.guidance,
         batch=defaults.batch if args.batch is None else args.batch,
-        intervals=tuple(args.intervals),
-        predictors=tuple(args.predictor),
         keep=_both_ends(args.keep),
-        seeds=tuple(args.seeds),
-        device=args.device,
         dtype=args.dtype or defaults.dtype,
-        threads=args.threads,
-        out=args.out,
     )
     from skipcache.benchmarks.bench import run_bench
 
@@ -150,22 +150,9 @@ def _bench_preset(args: argparse.Namespace) -> None:
     ):
         if getattr(args, option) != default:
             raise ValueError(f"--{option}: expected without --preset, which has its own; leave out one of them")
-    if tuple(args.predictor) != defaults.predictors:
+    if tuple(args.predictors) != defaults.predictors:
         raise ValueError("--predictor: expected without --preset, which takes the family's best; leave out one of them")
-    settings = PresetSettings(
-        preset=args.preset,
-        compile=args.compile,
-        steps=args.steps,
-        batch=args.batch,
-        intervals=tuple(args.intervals),
-        keep=_both_ends(args.keep),
-        pairs=len(args.seeds),
-        device=args.device,
-        dtype=args.dtype,
-        threads=args.threads,
-        out=args.out,
-        results=args.results,
-    )
+    settings = _gathered(PresetSettings, args, keep=_both_ends(args.keep), pairs=len(args.seeds))
     from skipcache.benchmarks.bench_presets import run_presets
 
     run_presets(settings, _console())
@@ -173,16 +160,10 @@ def _bench_preset(args: argparse.Namespace) -> None:
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", help="dit-digits, or digits-classifier, which judges its samples")
+    add("model", help="a reference denoiser, or digits-classifier, which judges their samples")
     add("--seed", type=int, default=0, help="of the first weights and of every batch (default %(default)s)")
     add("--steps", type=int, help="training steps (default: those of the shipped weights)")
-    add(
-        "--out",
-        type=Path,
-        default=Path("train-out"),
-        help="folder for checkpoint and weights (default %(default)s)",
-    )
-    add("--threads", type=int, help="CPU threads (default: all cores)")
+    _add_run(parser, Path("train-out"), "checkpoint and weights")
     parser.set_defaults(run=_train)
 
 
@@ -220,10 +201,20 @@ def _add_evidence(parser: argparse.ArgumentParser) -> None:
     defaults = EvidenceSettings()
     add = parser.add_argument
     add(
-        "--model", nargs="+", default=defaults.models, help=f"reference denoisers (default {' '.join(defaults.models)})"
+        "--model",
+        dest="models",
+        nargs="+",
+        default=defaults.models,
+        help=f"default {' '.join(defaults.models)}",
     )
     add("--intervals", type=int, nargs="+", default=defaults.intervals, help="every n-th step is full (default 2 to 6)")
-    add("--predictor", nargs="+", default=defaults.predictors, help=f"some of {', '.join(PREDICTORS)}")
+    add(
+        "--predictor",
+        dest="predictors",
+        nargs="+",
+        default=defaults.predictors,
+        help=f"some of {', '.join(PREDICTORS)}",
+    )
     add("--keep", type=int, nargs="+", default=defaults.keep, help="units run at each end (default 1 4)")
     add("--steps", type=int, default=defaults.steps, help="DDIM steps (default %(default)s)")
     add("--guidance", type=float, default=defaults.guidance, help="guidance scale (default %(default)s)")
@@ -235,60 +226,52 @@ def _add_evidence(parser: argparse.ArgumentParser) -> None:
         help="to judge quality by; 0: don't (default %(default)s)",
     )
     add("--seeds", type=int, nargs="+", default=defaults.seeds, help="one run for each (default 0 1 2 3)")
-    add("--threads", type=int, help="CPU threads (default: all cores)")
-    add("--out", type=Path, default=defaults.out, help="folder for the results (default %(default)s)")
+    _add_run(parser, defaults.out, "the results")
     parser.set_defaults(run=_evidence)
 
 
 def _evidence(args: argparse.Namespace) -> None:
-    settings = EvidenceSettings(
-        models=tuple(args.model),
-        intervals=tuple(args.intervals),
-        predictors=tuple(args.predictor),
-        keep=tuple(args.keep),
-        steps=args.steps,
-        guidance=args.guidance,
-        batch=args.batch,
-        images=args.images,
-        seeds=tuple(args.seeds),
-        threads=args.threads,
-        out=args.out,
-    )
     from skipcache.benchmarks.evidence import run_evidence
 
-    run_evidence(settings, _console())
+    run_evidence(_gathered(EvidenceSettings, args), _console())
 
 
 def _add_analyze(parser: argparse.ArgumentParser) -> None:
     defaults = AnalysisSettings()
     add = parser.add_argument
     add(
-        "--model", nargs="+", default=defaults.models, help=f"reference denoisers (default {' '.join(defaults.models)})"
+        "--model",
+        dest="models",
+        nargs="+",
+        default=defaults.models,
+        help=f"default {' '.join(defaults.models)}",
     )
     add("--steps", type=int, default=defaults.steps, help="DDIM steps (default %(default)s)")
     add("--guidance", type=float, default=defaults.guidance, help="guidance scale (default %(default)s)")
     add("--batch", type=int, default=defaults.batch, help="images (default %(default)s)")
     add("--noise", type=float, default=defaults.noise, help="perturbation, over the sample (default %(default)s)")
     add("--seed", type=int, default=defaults.seed, help="of the first noise (default %(default)s)")
-    add("--threads", type=int, help="CPU threads (default: all cores)")
-    add("--out", type=Path, default=defaults.out, help="folder for the results (default %(default)s)")
+    _add_run(parser, defaults.out, "the results")
     parser.set_defaults(run=_analyze)
 
 
 def _analyze(args: argparse.Namespace) -> None:
-    settings = AnalysisSettings(
-        models=tuple(args.model),
-        steps=args.steps,
-        guidance=args.guidance,
-        batch=args.batch,
-        noise=args.noise,
-        seed=args.seed,
-        threads=args.threads,
-        out=args.out,
-    )
     from skipcache.benchmarks.analysis import run_analysis
 
-    run_analysis(settings, _console())
+    run_analysis(_gathered(AnalysisSettings, args), _console())
+
+
+def _add_run(parser: argparse.ArgumentParser, out: Path, what: str) -> None:
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    parser.add_argument("--out", type=Path, default=out, help=f"folder for {what} (default %(default)s)")
+
+
+def _gathered(kind: type[S], args: argparse.Namespace, **others: Any) -> S:
+    """Settings out of the options of the same names, and `others`, which need more than that."""
+    named = [field.name for field in fields(kind) if field.name not in others]
+    given = {name: getattr(args, name) for name in named}
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
+    return kind(**values, **others)
 
 
 def _both_ends(keep: Sequence[int]) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ import skipcache
 from skipcache.benchmarks.metrics import compare
 from skipcache.benchmarks.references import Reference, balanced, class_accuracy, find_reference
 from skipcache.benchmarks.results import write_json
-from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler
+from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler, use_threads
 from skipcache.benchmarks.settings import EvidenceSettings
 from skipcache.benchmarks.table import new_table
 from skipcache.benchmarks.variants import NAMES, make_predictor
@@ -71,7 +70,7 @@ class Features(nn.Module):
 
 
 def run_evidence(settings: EvidenceSettings, console: Console) -> Path:
-    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    use_threads(settings.threads)
     settings.out.mkdir(parents=True, exist_ok=True)
     kept: list[Kept] = []
     quality: list[Quality] = []

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from skipcache.benchmarks.measure import Measured
 from skipcache.benchmarks.results import Row
+from skipcache.benchmarks.variants import telling
 
 GAIN = 10  # the errors are drawn this much stronger than they are
 # Okabe-Ito colours and distinct markers: told apart by the colour-blind and in grey.
@@ -41,9 +42,7 @@ def draw_samples(path: Path, measured: Sequence[Measured], rows: Sequence[Row]) 
 
 
 def _worth_showing(rows: Sequence[Row]) -> list[int]:
-    """Two intervals are enough to see: the one nearest 3, and the largest."""
-    intervals = sorted({row.group for row in rows if row.group > 1})
-    shown = {min(intervals, key=lambda n: abs(n - 3)), intervals[-1]} if intervals else set()
+    shown = telling(row.group for row in rows)
     return [i for i, row in enumerate(rows) if row.group in shown]
 
 

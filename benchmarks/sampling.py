@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from typing import Any
 
 import diffusers
@@ -21,6 +22,11 @@ def usable_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ValueError(f"--device: expected one torch can use, got {name!r}; try cpu. {reason}") from None
     return device
+
+
+def use_threads(threads: int | None) -> None:
+    """All cores where no number is given."""
+    torch.set_num_threads(threads or os.cpu_count() or 1)
 
 
 def make_scheduler(name: str) -> Any:

@@ -48,8 +48,7 @@ class Settings:
         _at_least("--intervals", min(self.intervals, default=0), 1, "1 runs every step in full")
         _at_least("--keep", min(self.keep), 0, "it counts the units run at each end on a cached step")
         _at_least("--seeds", len(self.seeds), 1, "give one or more, such as --seeds 0 1 2")
-        if self.threads is not None:
-            _at_least("--threads", self.threads, 1, "leave it out for all cores")
+        _threads(self.threads)
         _distinct("--intervals", self.intervals)
         _distinct("--seeds", self.seeds)
         _distinct("--predictor", self.predictors)
@@ -57,8 +56,7 @@ class Settings:
             _one_of("--predictor", predictor, PREDICTORS)
         _one_of("--scheduler", self.scheduler, tuple(SCHEDULERS))
         _one_of("--dtype", self.dtype, DTYPES)
-        if self.out.exists() and not self.out.is_dir():
-            raise ValueError(f"--out: expected a folder, got the file {self.out}; name another path")
+        _a_folder("--out", self.out)
 
 
 @dataclass(frozen=True)
@@ -90,13 +88,11 @@ class PresetSettings:
         _distinct("--intervals", self.intervals)
         if self.batch is not None:
             _at_least("--batch", self.batch, 1, "leave it out for the preset's own")
-        if self.threads is not None:
-            _at_least("--threads", self.threads, 1, "leave it out for all cores")
+        _threads(self.threads)
         if self.dtype is not None:
             _one_of("--dtype", self.dtype, DTYPES)
-        for option, folder in (("--out", self.out), ("--results", self.results)):
-            if folder is not None and folder.exists() and not folder.is_dir():
-                raise ValueError(f"{option}: expected a folder, got the file {folder}; name another path")
+        _a_folder("--out", self.out)
+        _a_folder("--results", self.results)
 
 
 @dataclass(frozen=True)
@@ -123,14 +119,12 @@ class EvidenceSettings:
         _at_least("--seeds", len(self.seeds), 1, "give one or more, such as --seeds 0 1 2")
         if self.images:
             _at_least("--images", self.images, 2, "0 leaves the quality out")
-        if self.threads is not None:
-            _at_least("--threads", self.threads, 1, "leave it out for all cores")
+        _threads(self.threads)
         for option, values in (("--intervals", self.intervals), ("--seeds", self.seeds), ("--model", self.models)):
             _distinct(option, values)
         for predictor in self.predictors:
             _one_of("--predictor", predictor, PREDICTORS)
-        if self.out.exists() and not self.out.is_dir():
-            raise ValueError(f"--out: expected a folder, got the file {self.out}; name another path")
+        _a_folder("--out", self.out)
 
 
 @dataclass(frozen=True)
@@ -151,11 +145,9 @@ class AnalysisSettings:
         _at_least("--batch", self.batch, 1, "give one or more")
         if not self.noise > 0:
             raise ValueError(f"--noise: expected a positive number, got {self.noise}; 0.01 is one percent")
-        if self.threads is not None:
-            _at_least("--threads", self.threads, 1, "leave it out for all cores")
+        _threads(self.threads)
         _distinct("--model", self.models)
-        if self.out.exists() and not self.out.is_dir():
-            raise ValueError(f"--out: expected a folder, got the file {self.out}; name another path")
+        _a_folder("--out", self.out)
 
 
 def _at_least(option: str, value: int, lowest: int, why: str) -> None:
@@ -171,3 +163,13 @@ def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
 def _distinct(option: str, values: tuple[Any, ...]) -> None:
     if len(set(values)) < len(values):
         raise ValueError(f"{option}: expected different values, got {' '.join(map(str, values))}; name each once")
+
+
+def _threads(threads: int | None) -> None:
+    if threads is not None:
+        _at_least("--threads", threads, 1, "leave it out for all cores")
+
+
+def _a_folder(option: str, path: Path | None) -> None:
+    if path is not None and path.exists() and not path.is_dir():
+        raise ValueError(f"{option}: expected a folder, got the file {path}; name another path")

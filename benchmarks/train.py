@@ -19,6 +19,7 @@ from torch import nn
 
 from skipcache.benchmarks import classifier
 from skipcache.benchmarks.references import MODULES, find_reference
+from skipcache.benchmarks.sampling import use_threads
 from skipcache.benchmarks.shipped import save_weights
 from skipcache.benchmarks.training import Task, is_first, shortened, train
 
@@ -34,7 +35,7 @@ def run_training(
 ) -> Path:
     """Writes `<out>/<name>.safetensors` beside the checkpoint, and returns its path."""
     task: Task | None = shortened(find_task(name), steps)
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    use_threads(threads)
     with _processes() as first:
         console.quiet = not first
         while task is not None:

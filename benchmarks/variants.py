@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,12 @@ class Variant:
         if self.interval is not None:
             predictor = make_predictor(self.predictor) if self.predictor else None
             skipcache.accelerate(pipe, self.interval, keep=keep, predictor=predictor)
+
+
+def telling(intervals: Iterable[int]) -> list[int]:
+    """Two intervals are enough to see: the one nearest 3, and the largest."""
+    cached = sorted(n for n in intervals if n > 1)
+    return sorted({min(cached, key=lambda n: abs(n - 3)), cached[-1]}) if cached else []
 
 
 def make_predictor(name: str) -> Any:

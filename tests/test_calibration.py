@@ -9,6 +9,7 @@ import torch
 from diffusers import DDIMScheduler
 
 import skipcache
+import skipcache.training
 from skipcache import Calibration, Schedule
 from skipcache.calibration import place
 from skipcache.policy import Placed, Step
@@ -223,3 +224,11 @@ def test_a_run_that_raises_leaves_the_model_plain():
         skipcache.calibrate(skipcache.accelerate(model), run, full_steps=2)
     with pytest.raises(TypeError, match="callable"):
         skipcache.calibrate(build("original_dit"), None, full_steps=2)
+
+
+def test_a_model_with_branches_of_its_own_keeps_equal_ends():
+    model = build("hunyuan_dit")
+    with pytest.raises(ValueError, match="head = tail >= 1"):
+        skipcache.calibrate(model, lambda: sample("hunyuan_dit", model), full_steps=3, keep=0)
+    with pytest.raises(ValueError, match="head = tail >= 1"):
+        skipcache.training.full_forward(model, keep=0)
