@@ -3,13 +3,14 @@
 from skipcache._version import __version__
 from skipcache.api import accelerate, accelerated, graphs, report, reset, restore
 from skipcache.branches import graft, ungraft
-from skipcache.calibration import Calibration, calibrate
+from skipcache.calibration import Calibration
 from skipcache.checkpoint import load_branches, save_branches
 from skipcache.plan import Plan, make_plan
 from skipcache.policy import Interval, Schedule
 from skipcache.predictor import Delta, Forecast, Hold
 from skipcache.program import Graphs
 from skipcache.report import Report
+from skipcache.search import calibrate
 from skipcache.skip_dit import load_skip_dit
 from skipcache.stack import Stack, find_stack
 

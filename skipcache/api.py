@@ -41,8 +41,8 @@ def accelerate(
             steps and strays further from the plain model; 1 runs all blocks always.
         keep: units run at each end on a cached step, one int or (head, tail); 1 where none is given. Raising it costs
             time and keeps more.
-        calibration: of `calibrate`, for this model: the full steps, the units kept and the predictor; excludes
-            `interval`, `policy`, `keep` and `predictor`.
+        calibration: of `calibrate`, for this model: the full steps, the units kept, the predictor and corrections of
+            the output; excludes `interval`, `policy`, `keep` and `predictor`.
         policy: which steps are full: `Interval(...)`, `Schedule(...)`; excludes `interval`.
         predictor: the deep feature of a cached step: `Hold()`, `Delta()`, `Forecast(order)`; default the family's best.
         engine: "fx" runs graphs of the model, without the glue of skipped blocks; "hooks" overrides its blocks; "auto"
@@ -61,6 +61,7 @@ def accelerate(
     _check(predictor, engine, compile)
     denoisers = find_denoisers(target, named=stack is not None)
     chosen = {"policy": policy, "engine": engine, "compile": compile}
+    chosen["corrections"] = None if calibration is None else calibration.corrections
     planned = {name: _settings(model, keep, predictor, stack, **chosen) for name, model in denoisers.items()}
     if calibration is not None:
         for name, model in denoisers.items():

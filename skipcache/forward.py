@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from skipcache.call import WRITES, Call, read_call, versions
+from skipcache.correction import Corrections, correctable, main_output, with_main_output
 from skipcache.flops import blank_call, count_flops
 from skipcache.graph import FxEngine
 from skipcache.hooks import HookEngine
 from skipcache.override import Override
 from skipcache.plan import Plan
-from skipcache.policy import Policy
+from skipcache.policy import Placed, Policy
 from skipcache.predictor import Predictor
 from skipcache.program import Features, Graphs, Options
 from skipcache.report import Counters, Report
@@ -46,6 +47,7 @@ class Settings:
     predictor: Predictor
     engine: str = "auto"
     compile: Options = False
+    corrections: Corrections | None = None
 
 
 def _engines(model: nn.Module, settings: Settings) -> list[Engine]:
@@ -128,7 +130,9 @@ class CachedForward(Override):
             trajectory.drop()
             return self.plain(*args, **kwargs)
         try:
-            return self._run(call, trajectory, trajectory.visit(call, self._schedulers()))
+            visit = trajectory.visit(call, self._schedulers())
+            output = self._run(call, trajectory, visit)
+            return output if not isinstance(self.settings.policy, Placed) else self._corrected(output, call, visit)
         except BaseException:
             # A step that ended half-way leaves nothing: the next call begins a trajectory.
             trajectory.drop()
@@ -172,6 +176,22 @@ class CachedForward(Override):
                 self._say(WRITES)
                 break
         return outputs[0] if outputs else call.run(self.plain), None
+
+    def _corrected(self, output: Any, call: Call, visit: Visit) -> Any:
+        """The output with the calibration's corrections, where this run is like the calibrated one."""
+        policy, corrections = self.settings.policy, self.settings.corrections
+        assert isinstance(policy, Placed)
+        mismatch = policy.mismatch(visit.time)
+        if mismatch is not None:
+            dropped = "" if corrections is None else ", without corrections"
+            self.counters.because(f"calibration: {mismatch}; full steps are placed by timestep{dropped}")
+        if mismatch is not None or corrections is None or not correctable(output, call):
+            return output
+        e = main_output(output, call)
+        assert e is not None
+        better = corrections.apply(visit.step, call.sample, e, visit.lane.outputs_before(visit.step))
+        visit.lane.remember(visit.step, e)
+        return output if better is e else with_main_output(output, call, better)
 
     def _refused(self, engine: Engine, reason: str) -> None:
         if self.settings.engine == "fx":

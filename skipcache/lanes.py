@@ -31,6 +31,7 @@ class Lane:
     full_steps: list[int] = field(default_factory=list)
     kept: list[Streams] = field(default_factory=list)
     residual: bool = False
+    outputs: list[tuple[int, Tensor]] = field(default_factory=list)
 
     @classmethod
     def of(cls, call: Call) -> Lane:
@@ -52,6 +53,14 @@ class Lane:
 
     def predict(self, step: int, predictor: Predictor) -> Prediction:
         return Prediction(predictor, self.kept, predictor.weights(step, self.full_steps), self.residual)
+
+    def remember(self, step: int, output: Tensor) -> None:
+        """Keep the model's own outputs of this step and of the one before."""
+        self.outputs = [(step, output), *(kept for kept in self.outputs if kept[0] == step - 1)]
+
+    def outputs_before(self, step: int) -> list[Tensor]:
+        """Of the steps before `step`, without a gap, the latest first."""
+        return [x for i, (at, x) in enumerate(self.outputs) if at == step - 1 - i]
 
     def forget(self) -> None:
         self.full_steps, self.kept = [], []
@@ -163,7 +172,8 @@ class Lanes:
 
     @property
     def tensors(self) -> list[Tensor]:
-        return [x for lane in self.all for feature in lane.kept for x in feature]
+        features = [x for lane in self.all for feature in lane.kept for x in feature]
+        return features + [x for lane in self.all for _, x in lane.outputs]
 
 
 def _shapes(streams: Streams) -> list[tuple[int, ...]]:

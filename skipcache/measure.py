@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,29 +13,45 @@ from torch import Tensor, nn
 
 from skipcache.call import Call, Mark, read_call
 from skipcache.clock import timestep_values
+from skipcache.correction import correctable, main_output
 from skipcache.flops import blank_call
 from skipcache.hooks import HookEngine
 from skipcache.override import Override
+from skipcache.placement import Errors
 from skipcache.policy import Interval
 from skipcache.predictor import Forecast, Prediction
 from skipcache.stack import Stack
-from skipcache.trajectory import Trajectory
-from skipcache.verify import tensors_of
+from skipcache.trajectory import Trajectory, Visit
 
 PREDICTOR = Forecast(1)
+UNCACHED = Interval(1)
 
-Errors = Mapping[tuple[int, int, int], float]  # by (steps from s' to s, 0 where there is no s'; s; t)
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """One call: the sample x that came in, and the output e that went out, without learned variances."""
+
+    x: Tensor
+    e: Tensor
+
+
+SeenAt = dict[int, Seen]  # by lane, in the order in which lanes were first called
 
 
 class Watcher(Override):
-    """Stands in for the model's forward while `run` samples, and tells steps and lanes apart."""
+    """Stands in for the model's forward while `run` samples; tells runs, steps and lanes apart, and notes x and e."""
 
-    def __init__(self, model: nn.Module, stack: Stack, scheduler: Any, predictor: Any = PREDICTOR) -> None:
+    def __init__(
+        self, model: nn.Module, stack: Stack, scheduler: Any, predictor: Any = PREDICTOR, policy: Any = UNCACHED
+    ) -> None:
         super().__init__(model)
         self.stack, self.scheduler = stack, scheduler
         self.names = tuple(inspect.signature(self.__wrapped__).parameters)
-        self.trajectory = Trajectory(Interval(1), predictor)
+        self.trajectory = Trajectory(policy, predictor)
+        self.seen: list[list[SeenAt]] = []  # by run and step
+        self.correctable = True
         self._times: list[list[tuple[float, ...]]] = []
+        self._lanes: list[Any] = []
         self._first: tuple[Mark, ...] = ()
         self.call: Call | None = None
 
@@ -47,15 +63,29 @@ class Watcher(Override):
         if visit.opens_step:
             if visit.step == 0:
                 self._times.append([])
+                self.seen.append([])
+                self._lanes = []
             self._times[-1].append(timestep_values(call.timestep))
+            self.seen[-1].append({})
         if not self._first:
             held = (call.sample, *call.conditioning)
             self._first = tuple(Mark.of(x.clone() if isinstance(x, Tensor) else x) for x in held)
             self.call = blank_call(call)
-        return self.step(call, visit)
+        lane = self._number(visit.lane)
+        output = self.step(call, visit, lane)
+        e = main_output(output, call)
+        self.correctable = self.correctable and correctable(output, call)
+        if e is not None:
+            self.seen[-1][-1][lane] = Seen(call.sample.clone(), e.clone())
+        return output
 
-    def step(self, call: Call, visit: Any) -> Any:
+    def step(self, call: Call, visit: Visit, lane: int) -> Any:
         return call.run(self.plain)
+
+    def _number(self, lane: Any) -> int:
+        if not any(known is lane for known in self._lanes):
+            self._lanes.append(lane)
+        return next(i for i, known in enumerate(self._lanes) if known is lane)
 
     @property
     def runs(self) -> list[int]:
@@ -70,9 +100,13 @@ class Watcher(Override):
     def timesteps(self) -> tuple[float, ...]:
         return tuple(sum(values) / len(values) for values in self._times[0])
 
-    def begins_like(self, other: Watcher) -> bool:
-        same = (mark.equal(theirs.value) for mark, theirs in zip(self._first, other._first))
-        return len(self._first) == len(other._first) and all(same)
+    def check_repeats(self, first: Watcher) -> None:
+        """Raises ValueError where this was not the same run as `first`."""
+        same = (mark.equal(theirs.value) for mark, theirs in zip(self._first, first._first))
+        if len(self._first) != len(first._first) or not all(same):
+            raise ValueError("run: two calls of it did not begin with equal inputs; seed inside of it")
+        if self.runs != first.runs:
+            raise ValueError("run: it called the model another number of times the second time; it must repeat itself")
 
 
 @dataclass(frozen=True)
@@ -84,49 +118,78 @@ class _Window:
 
 
 class Measure(Watcher):
-    """At each step, cached steps on all pairs of steps before it that are near enough."""
+    """At each step, cached steps on pairs of steps before it whose distances are `knots`."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        engine: HookEngine,
-        scheduler: Any,
-        gaps: tuple[int, ...],
-        on_step: Callable[[int, int], None] | None,
-        total: int,
+        self, model: nn.Module, engine: HookEngine, scheduler: Any, knots: tuple[int, ...], tick: Callable[[], None]
     ) -> None:
-        super().__init__(model, engine.stack, scheduler, _Window(2 * gaps[-1]))
-        self.engine, self.gaps, self.on_step, self.total = engine, gaps, on_step, total
+        super().__init__(model, engine.stack, scheduler, _Window(2 * knots[-1]))
+        self.engine, self.knots, self.tick = engine, knots, tick
         self._sums: dict[tuple[int, int, int], list[Tensor]] = defaultdict(list)
 
-    def step(self, call: Call, visit: Any) -> Any:
-        output, features = self.engine.full(self.plain, call)
-        if features is None:
-            raise ValueError(f"{type(self.module).__name__} cannot be cached: {self.engine.refusal(call)}")
-        truth, lane = _output(output, call), visit.lane
-        kept = dict(zip(lane.full_steps, lane.kept))
-        for gap, s in self._bases(visit.step, kept):
+    def step(self, call: Call, visit: Visit, lane: int) -> Any:
+        output, features = full_step(self.engine, self.plain, call)
+        truth, held = main_output(output, call), visit.lane
+        kept = dict(zip(held.full_steps, held.kept))
+        for gap, ahead in self._bases(visit.step, kept):
+            s = visit.step - ahead
             steps = [s] if gap == 0 else [s, s - gap]
             weights = PREDICTOR.weights(visit.step, steps)
-            prediction = Prediction(PREDICTOR, [kept[i] for i in steps], weights, lane.residual)
-            guess = _output(self.engine.cached(self.plain, call, prediction), call)
-            error = (guess - truth).float().norm() / truth.float().norm()
-            self._sums[gap, s, visit.step].append(error)
+            prediction = Prediction(PREDICTOR, [kept[i] for i in steps], weights, held.residual)
+            guess = main_output(self.engine.cached(self.plain, call, prediction), call)
+            assert guess is not None and truth is not None
+            self._sums[gap, ahead, visit.step].append((guess - truth).float().norm() / truth.float().norm())
         self.trajectory.record(visit, *features)
-        if visit.opens_step and self.on_step is not None:
-            self.on_step(sum(self.runs), self.total)
+        if visit.opens_step:
+            self.tick()
         return output
 
     def _bases(self, t: int, kept: Mapping[int, Any]) -> Iterator[tuple[int, int]]:
-        """(gap, s): s with the step a gap before it, or, at the start of a run, with none."""
-        for s in range(t - self.gaps[-1] + 1, t):
-            if s in kept:
-                yield from ((gap, s) for gap in self.gaps if s - gap in kept)
-        if 0 in kept and t < self.gaps[-1]:
-            yield 0, 0
+        """(gap, ahead): a full step so far back, with the one a gap before it, or, at the start of a run, with none."""
+        for ahead in self.knots:
+            if t - ahead in kept:
+                yield from ((gap, ahead) for gap in self.knots if t - ahead - gap in kept)
+            if t == ahead:
+                yield 0, ahead
 
     def errors(self) -> Errors:
-        return {key: torch.stack(errors).mean().item() for key, errors in self._sums.items()}
+        """By (gap, s, t), for all gaps and distances up to the largest knot: between knots by linear interpolation."""
+        measured = {key: torch.stack(errors).mean().item() for key, errors in self._sums.items()}
+        return interpolated(measured, self.steps(), self.knots)
+
+
+def interpolated(measured: Errors, steps: int, knots: tuple[int, ...]) -> Errors:
+    """Errors at t by (gap, s, t), out of those by (gap, ahead, t) at the knots."""
+    reach = knots[-1] + 1
+    errors: dict[tuple[int, int, int], float] = {}
+    start = [(t, measured[0, t, t]) for t in knots if (0, t, t) in measured]
+    errors.update({(0, 0, t): _between(start, t) for t in range(1, min(steps, reach)) if start})
+    for t in range(1, steps):
+        by_gap = {
+            gap: [(ahead, measured[gap, ahead, t]) for ahead in knots if (gap, ahead, t) in measured] for gap in knots
+        }
+        for s in range(max(1, t - reach + 1), t):
+            over = [(gap, _between(line, t - s)) for gap, line in by_gap.items() if line]
+            errors.update({(gap, s, t): _between(over, gap) for gap in range(1, min(s + 1, reach)) if over})
+    return errors
+
+
+def _between(line: Sequence[tuple[int, float]], at: int) -> float:
+    """The value at `at` of the line through the points; past the last one in proportion, since errors grow."""
+    before = [point for point in line if point[0] <= at]
+    after = [point for point in line if point[0] > at]
+    if not after:
+        return before[-1][1] * at / before[-1][0]
+    (x, y), (x2, y2) = before[-1] if before else (0, 0.0), after[0]
+    return y + (y2 - y) * (at - x) / (x2 - x)
+
+
+def full_step(engine: HookEngine, plain: Callable[..., Any], call: Call) -> tuple[Any, Any]:
+    """The output of a full step, and (H, D). Raises ValueError for a model that cannot be cached."""
+    output, features = engine.full(plain, call)
+    if features is None:
+        raise ValueError(f"{type(engine.model).__name__} cannot be cached: {engine.refusal(call)}")
+    return output, features
 
 
 W = TypeVar("W", bound=Watcher)
@@ -140,11 +203,3 @@ def watch(watcher: W, run: Callable[[], Any]) -> W:
     finally:
         watcher.take_off()
     return watcher
-
-
-def _output(output: Any, call: Call) -> Tensor:
-    """What the sampler goes on with: the first tensor, without learned variances."""
-    found = next(iter(tensors_of(output)))
-    if found.ndim == call.sample.ndim > 1 and found.shape[1] > call.sample.shape[1]:
-        return found[:, : call.sample.shape[1]]
-    return found

@@ -14,7 +14,8 @@ class Step:
 
     `index` counts the steps of the trajectory from 0. `timesteps` gives the step's own values, one per sample or one
     for all; `before` those of the step before, None at the first. `direction` gives -1 where timesteps fall, +1 where
-    they rise, 0 while it is not known. `count` is how many steps the run has, where a scheduler tells.
+    they rise, 0 while it is not known. Of a run from a known scheduler's first timestep on, `count` is how many steps
+    it has; `scheduler` is the scheduler's class. `on_host`: to read the timesteps synchronises with no device.
     """
 
     index: int
@@ -22,6 +23,8 @@ class Step:
     before: Callable[[], tuple[float, ...]] | None
     direction: Callable[[], int]
     count: int | None = None
+    scheduler: str | None = None
+    on_host: bool = True
 
 
 @runtime_checkable
@@ -138,12 +141,13 @@ class Schedule:
 class Placed:
     """Full steps where a calibration has them: `full_steps`, counted from 0, of a run at `timesteps`.
 
-    A run of as many steps, where a scheduler tells, has its full steps at the same places. Any other has them by
-    timestep: a step is full where a full step of the calibrated run lies between it and the step before.
+    A run like that one, of as many steps by the same scheduler, has its full steps at the same places. Any other has
+    them by timestep: a step is full where a full step of the calibrated run lies between it and the step before.
     """
 
     full_steps: tuple[int, ...]
     timesteps: tuple[float, ...]
+    scheduler: str | None = None
 
     def __post_init__(self) -> None:
         steps = len(self.timesteps)
@@ -159,10 +163,25 @@ class Placed:
     def full(self, step: Step) -> bool:
         if step.before is None:
             return True
-        if step.count == len(self.timesteps):
+        if self.mismatch(step) is None:
             return step.index in self.full_steps
         before, now = (self._place(_mean(values())) for values in (step.before, step.timesteps))
         return any(before + NEAR < i <= now + NEAR for i in self.full_steps)
+
+    def mismatch(self, step: Step) -> str | None:
+        """Why `step` is not of a run like the calibrated one; None where it is, for all that is known."""
+        steps = len(self.timesteps)
+        if step.count is not None and step.count != steps:
+            return f"it was made on {steps} steps, this run has {step.count}"
+        if self.scheduler is not None and step.scheduler not in (None, self.scheduler):
+            return f"it was made with {self.scheduler}, this run has {step.scheduler}"
+        if step.index >= steps:
+            return f"it was made on {steps} steps, this run has more"
+        if step.on_host or step.count is None:
+            known, here = self.timesteps[step.index], _mean(step.timesteps())
+            if abs(here - known) > 0.1 * abs(self.timesteps[0] - self.timesteps[-1]) / steps:
+                return f"it was made on {steps} steps from t = {self.timesteps[0]:g}, this run has other timesteps"
+        return None
 
     def _place(self, t: float) -> float:
         """Where `t` lies among the calibrated timesteps, between two of them as a fraction."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from skipcache.call import Call
+from skipcache.call import Call, on_host
 from skipcache.clock import Clock, Moment, direction
 from skipcache.lanes import Lane, Lanes
 from skipcache.policy import Policy, Step
@@ -23,12 +23,13 @@ from skipcache.streams import Streams
 
 @dataclass(frozen=True)
 class Visit:
-    """The answer for one call. `opens_step`: no other call of this step came before it."""
+    """The answer for one call. `opens_step`: no other call of this step came before it. `time`: what policies see."""
 
     lane: Lane
     step: int
     full: bool
     opens_step: bool
+    time: Step
 
 
 class Trajectory:
@@ -49,6 +50,8 @@ class Trajectory:
         self._in_turns = False
         self._index = self._last_index = self._last_full = -1
         self._full = True
+        self._time: Step
+        self._whole = True
 
     def visit(self, call: Call, schedulers: Sequence[Any] = ()) -> Visit:
         """Where `call` stands. The lane is entered, so that another call of it is known for another step."""
@@ -63,7 +66,7 @@ class Trajectory:
         full = self._full or lane is None or lane.full_steps[:1] < [self._last_full]
         lane = lane or self.lanes.add(call)
         lane.enter(call, self._index)
-        return Visit(lane, self._index, full, bool(advance))
+        return Visit(lane, self._index, full, bool(advance), self._time)
 
     def record(self, visit: Visit, H: Streams | None, D: Streams) -> None:
         visit.lane.record(visit.step, H, D, self.predictor)
@@ -162,13 +165,17 @@ class Trajectory:
         self._last_index, self._index = self._index, self._index + (advance if last is not None else 1)
         self._moment = moment
         self.lanes.forget_before(self._last_full)
-        step = Step(
+        self._whole = moment.position in (None, 0) if last is None else self._whole
+        run = moment.run
+        self._time = Step(
             self._index,
             timesteps=lambda: moment.timesteps,
             before=(lambda: last.timesteps) if last is not None else None,
-            direction=lambda: moment.run.direction if moment.run is not None else self._direction,
-            count=None if moment.run is None else len(moment.run.timesteps),
+            direction=lambda: run.direction if run is not None else self._direction,
+            count=len(run.timesteps) if run is not None and self._whole else None,
+            scheduler=None if run is None else type(run.scheduler).__name__,
+            on_host=on_host(moment.timestep),
         )
-        self._full = last is None or forced or self.policy.full(step)
+        self._full = last is None or forced or self.policy.full(self._time)
         if self._full:
             self._last_full = self._index

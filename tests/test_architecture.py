@@ -43,14 +43,20 @@ MAY_IMPORT = {
     "graph": {"call", "decorators", "plan", "predictor", "program", "record", "stack", "trace", "verify"},
     "flops": {"call", "lanes", "predictor", "verify"},
     "forward": {
-        "call", "flops", "graph", "hooks", "override", "plan", "policy", "predictor", "program", "report", "stack",
-        "trajectory", "verify",
+        "call", "correction", "flops", "graph", "hooks", "override", "plan", "policy", "predictor", "program",
+        "report", "stack", "trajectory", "verify",
     },
-    "calibration": {
-        "branches", "call", "flops", "hooks", "measure", "override", "plan", "policy", "predictor", "stack", "target",
-    },
+    "correction": {"call"},
+    "placement": set(),
     "measure": {
-        "call", "clock", "flops", "hooks", "override", "policy", "predictor", "stack", "trajectory", "verify",
+        "call", "clock", "correction", "flops", "hooks", "override", "placement", "policy", "predictor", "stack",
+        "trajectory",
+    },
+    "fitting": {"call", "correction", "hooks", "measure", "policy", "trajectory"},
+    "calibration": {"correction", "policy", "predictor"},
+    "search": {
+        "branches", "calibration", "correction", "fitting", "flops", "hooks", "measure", "override", "placement",
+        "plan", "policy", "stack", "target",
     },
     "api": {
         "branches", "calibration", "forward", "override", "plan", "policy", "predictor", "program", "report", "stack",
@@ -58,7 +64,7 @@ MAY_IMPORT = {
     },
     "__init__": {
         "_version", "api", "branches", "calibration", "checkpoint", "plan", "policy", "predictor", "program", "report",
-        "skip_dit", "stack",
+        "search", "skip_dit", "stack",
     },
 }  # fmt: skip
 

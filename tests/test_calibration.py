@@ -2,16 +2,19 @@
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DEISMultistepScheduler
 
 import skipcache
 import skipcache.training
 from skipcache import Calibration, Schedule
-from skipcache.calibration import place
+from skipcache.correction import Corrections
+from skipcache.measure import interpolated
+from skipcache.placement import place
 from skipcache.policy import Placed, Step
 from tests.pipelines import dit, run_dit
 from tests.sampling import build, equal, sample, state
@@ -30,10 +33,11 @@ class Exactly:
         return step.index in self.full_steps
 
 
-def calibrated(name="original_dit", **goal):
+def calibrated(name="original_dit", **options):
     model = build(name)
-    goal = goal or {"full_steps": 5}
-    return model, skipcache.calibrate(model, lambda: sample(name, model, steps=STEPS, seed=5), **goal)
+    if not {"speedup", "max_error", "full_steps"} & options.keys():
+        options["full_steps"] = 5
+    return model, skipcache.calibrate(model, partial(sample, name, model, STEPS, 5), progress=False, **options)
 
 
 def test_placements_are_the_best_of_all():
@@ -59,41 +63,166 @@ def test_placements_are_the_best_of_all():
         if math.isinf(best):
             assert k not in found
         else:
-            assert found[k][0] == pytest.approx(best) and cost(found[k][1]) == pytest.approx(best)
-            assert len(found[k][1]) == k
+            assert found[k].cost == pytest.approx(best) and cost(found[k].full_steps) == pytest.approx(best)
+            assert len(found[k].full_steps) == k
+
+
+def test_errors_between_knots_lie_on_lines():
+    def error(gap, ahead, t):
+        return (2 * ahead + 3 * gap) * t if gap else 4 * ahead
+
+    knots, steps = (1, 2, 4), 12
+    pairs = [(g, a, t) for g in knots for a in knots for t in range(steps) if t - a - g >= 0]
+    measured = {key: error(*key) for key in [*pairs, *((0, a, a) for a in knots)]}
+    found = interpolated(measured, steps, knots)
+    for t, s in itertools.product(range(10, steps), range(6, steps)):
+        for gap in range(1, 5):
+            if 1 <= t - s <= 4:
+                assert found[gap, s, t] == pytest.approx(error(gap, t - s, t))
+    assert [found[0, 0, t] for t in (1, 2, 3, 4)] == [4, 8, 12, 16] and (0, 0, 5) not in found
+    assert all(1 <= t - s <= 4 and gap <= min(s, 4) for gap, s, t in found if gap)
 
 
 @pytest.mark.parametrize("name", ["original_dit", "latte", "sd3"])
 def test_the_model_is_left_plain_and_then_runs_as_placed(name):
     model = build(name)
     before = state(model)
-    found = skipcache.calibrate(model, lambda: sample(name, model, steps=STEPS, seed=5), full_steps=5)
+    run = partial(sample, name, model, STEPS, 5)
+    found = skipcache.calibrate(model, run, full_steps=5, keep=1, correct=False, progress=False)
     assert state(model) == before
     assert len(found.full_steps) == 5 and found.full_steps[0] == 0
     assert found.model == type(model).__name__ and len(found.timesteps) == STEPS
-    assert found.speedup > 1 and 0 < found.error < 1
+    assert found.speedup > 1 and 0 < found.error < 1 and found.corrections is None
     exactly = Exactly(found.full_steps)
     expected = sample(name, skipcache.accelerate(build(name), policy=exactly), steps=STEPS)
     for engine in ("fx", "hooks"):
         skipcache.accelerate(model, calibration=found, engine=engine)
         assert equal(sample(name, model, steps=STEPS), expected)
-        assert skipcache.report(model).full_at == found.full_steps
+        report = skipcache.report(model)
+        assert report.full_at == found.full_steps and not report.reasons
         skipcache.restore(model)
 
 
 def test_all_steps_full_are_exact():
     model, found = calibrated(full_steps=STEPS)
+    assert found.corrections is None and found.error == 0
     plain = sample("original_dit", model, steps=STEPS)
     skipcache.accelerate(model, calibration=found)
     assert equal(sample("original_dit", model, steps=STEPS), plain)
 
 
+@dataclass(frozen=True)
+class Guided:
+    """A linear sampler with guidance, of two rows for each sample or of two calls; `noise` is drawn at each step."""
+
+    model: torch.nn.Module
+    batched: bool = True
+    noise: float = 0.0
+    guidance: float = 4.0
+
+    @torch.no_grad()
+    def run(self, seed=3, keep=None):
+        generator = torch.Generator().manual_seed(seed)
+        x, labels = torch.randn(2, 4, 8, 8, generator=generator), torch.tensor([1, 2])
+        null, before, states = torch.full((2,), 4), None, []
+        for t in torch.linspace(990, 0, STEPS):
+            states.append(x)
+            if self.batched:
+                both = self.model(torch.cat([x, x]), t.expand(4), torch.cat([null, labels]))[:, :4]
+                without, asked = both.chunk(2)
+            else:
+                without, asked = (self.model(x, t.expand(2), y)[:, :4] for y in (null, labels))
+            e = without + self.guidance * (asked - without)
+            x = 0.98 * x - 0.3 * e + (0.0 if before is None else 0.05 * before)
+            x, before = x + self.noise * torch.randn(x.shape, generator=generator), e
+        return states
+
+
+@pytest.mark.parametrize("sampler", [{}, {"noise": 0.3}, {"batched": False}])
+def test_corrections_bring_states_back(sampler):
+    model = build("original_dit")
+    guided = Guided(model, **sampler)
+    plain = guided.run()
+    found = skipcache.calibrate(model, guided.run, full_steps=5, keep=0, progress=False)
+    assert found.corrections is not None and found.guidance == pytest.approx(4, abs=0.05)
+
+    def stray(calibration, engine="auto"):
+        with skipcache.accelerated(model, calibration=calibration, engine=engine):
+            states = guided.run()
+        return states, (states[-1] - plain[-1]).norm() / plain[-1].norm()
+
+    (states, near), (_, far) = stray(found, "fx"), stray(replace(found, corrections=None))
+    assert near < far
+    if guided.batched:  # what was fitted is what runs, and the last state is that of the calibration's own last trial
+        assert near < 0.7 * far
+    again, _ = stray(found, "hooks")
+    assert equal(tuple(states), tuple(again))
+
+
+def test_no_correction_touches_learned_variances():
+    model = build("dit")
+    found = skipcache.calibrate(model, lambda: sample("dit", model, steps=STEPS), full_steps=5, progress=False)
+    outputs = []
+    for calibration in (found, replace(found, corrections=None)):
+        seen = []
+
+        def call(seen=seen, **kwargs):
+            fixed = {**kwargs, "hidden_states": torch.ones_like(kwargs["hidden_states"])}
+            seen.append(model(**fixed)[0])
+            return (seen[-1],)
+
+        with skipcache.accelerated(model, calibration=calibration):
+            sample("dit", model, steps=STEPS, call=call)
+        outputs.append(seen)
+    weighed = [i for i, w in enumerate(found.corrections.scalars) if any(w)]
+    assert weighed
+    for i, (ours, bare) in enumerate(zip(*outputs)):
+        assert ours.shape[1] == 8 and torch.equal(ours[:, 4:], bare[:, 4:])
+        assert torch.equal(ours[:, :4], bare[:, :4]) == (i not in weighed)
+
+
+def test_corrections_are_for_runs_like_the_calibrated_one():
+    pipe = dit()
+    pipe.scheduler = DDIMScheduler()
+    found = skipcache.calibrate(pipe, lambda: run_dit(pipe, steps=8), full_steps=4, progress=False)
+    assert found.corrections is not None
+    bare = replace(found, corrections=None)
+
+    def sampled(calibration, **options):
+        with skipcache.accelerated(pipe, calibration=calibration):
+            return run_dit(pipe, **options), skipcache.report(pipe).reasons
+
+    ours, silent = sampled(found, steps=8)
+    assert not silent and not equal(ours, sampled(bare, steps=8)[0])
+    ours, (reason,) = sampled(found, steps=10)
+    assert "8 steps, this run has 10" in reason and "without corrections" in reason
+    assert equal(ours, sampled(bare, steps=10)[0])
+    pipe.scheduler = DEISMultistepScheduler()
+    ours, (reason,) = sampled(found, steps=8)
+    assert "made with DDIMScheduler, this run has DEISMultistepScheduler" in reason
+    assert equal(ours, sampled(bare, steps=8)[0])
+
+
+def test_scalars():
+    x, e, before = torch.full((1, 2), 2.0), torch.full((1, 2), 3.0), [torch.full((1, 2), 5.0), torch.full((1, 2), 9.0)]
+    corrections = Corrections(((), (0.5, 1.0), (0.0, 0.0, 1.0, 0.25)))
+    assert corrections.apply(0, x, e, before) is e and corrections.apply(7, x, e, before) is e
+    assert corrections.apply(1, x, e, []).tolist() == [[7.0, 7.0]]  # 3 + 0.5 * 2 + 3
+    assert corrections.apply(2, x, e, before).tolist() == [[6.0, 6.0]]  # 3 + (5 - 3) + 0.25 * (9 - 5)
+    assert corrections.apply(2, x, e, before[:1]) is e
+    half = corrections.apply(1, x.half(), e.half(), [])
+    assert half.dtype == torch.float16 and half.tolist() == [[7.0, 7.0]]
+    with pytest.raises(ValueError, match="at most 4"):
+        Corrections(((1.0,) * 5,))
+    with pytest.raises(TypeError, match="numbers"):
+        Corrections((("1",),))
+
+
 def test_goals():
-    _, fast = calibrated(speedup=1.5)
-    assert fast.speedup >= 1.5
-    model, _ = calibrated(full_steps=len(fast.full_steps))
-    _, near = calibrated(max_error=fast.error * 0.7)
-    assert near.error <= fast.error * 0.7 and len(near.full_steps) > len(fast.full_steps)
+    model, fast = calibrated(speedup=1.5, keep=1)
+    assert fast.speedup >= 1.5 and fast.keep == (1, 1)
+    _, near = calibrated(max_error=fast.error * 0.5, keep=1)
+    assert near.error <= fast.error * 0.5 and len(near.full_steps) > len(fast.full_steps)
     assert calibrated(max_error=1e9)[1].speedup >= fast.speedup
     assert len(calibrated(max_error=0)[1].full_steps) == STEPS
     skipcache.accelerate(model, calibration=fast)
@@ -104,12 +233,8 @@ def test_goals():
 def test_on_a_pipeline_the_scheduler_tells_steps_apart():
     pipe = dit()
     pipe.scheduler = DDIMScheduler()
-    seen = []
-    found = skipcache.calibrate(
-        pipe, lambda: run_dit(pipe, steps=8), full_steps=4, on_step=lambda done, total: seen.append((done, total))
-    )
+    found = skipcache.calibrate(pipe, lambda: run_dit(pipe, steps=8), full_steps=4, progress=False)
     assert found.scheduler == "DDIMScheduler" and len(found.timesteps) == 8
-    assert seen == [(i, 8) for i in range(1, 9)]
     skipcache.accelerate(pipe, calibration=found)
     run_dit(pipe, steps=8)
     assert skipcache.report(pipe).full_at == found.full_steps
@@ -143,11 +268,18 @@ def test_other_step_counts_are_placed_by_timestep(turn):
 
 
 def test_files(tmp_path):
-    _, found = calibrated()
+    model = build("original_dit")
+    found = skipcache.calibrate(model, Guided(model).run, full_steps=5, progress=False)
     path = found.save(tmp_path / "deep" / "found.json")
-    assert Calibration.load(path) == found
+    assert Calibration.load(path) == found and found.corrections is not None
     whole = path.read_text()
-    texts = {"cut": whole[: len(whole) // 2], "other": "{}", "list": "[]", "more": whole[:-3] + ', "x": 1}'}
+    texts = {
+        "cut": whole[: len(whole) // 2],
+        "other": "{}",
+        "list": "[]",
+        "more": whole[:-2] + ', "x": 1}',
+        "late": whole.replace('"full_steps": [0', '"full_steps": [99'),
+    }
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match="no calibration"):

@@ -1,0 +1,79 @@
+"""What a calibration adds to the model's output on each step, so that the next state comes out as in an uncached run.
+
+e' = e + a x + b e + c (e_-1 - e) + d (e_-2 - e_-1), with x the sample, e the model's output at this step and e_-1, e_-2
+at the steps before. The scalars are the same for all samples, conditions and elements, so that guidance, which mixes
+outputs of one x with weights whose sum is 1, mixes corrected ones just so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from skipcache.call import Call
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """`scalars`: by step (a, b, c, d), fewer where fewer steps lie behind, none where nothing is added."""
+
+    scalars: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(w, (int, float)) for step in self.scalars for w in step):
+            raise TypeError(f"Corrections: expected numbers by step, got {self.scalars!r}")
+        if any(len(step) > 4 for step in self.scalars):
+            raise ValueError("Corrections: expected at most 4 numbers a step: of x, e, e_-1 - e and e_-2 - e_-1")
+
+    def apply(self, step: int, x: Tensor, e: Tensor, before: Sequence[Tensor]) -> Tensor:
+        """e', of the shape of `e`; `before` are the model's own outputs of the steps before, the latest first."""
+        weights = self.scalars[step] if step < len(self.scalars) else ()
+        terms = terms_of(x, e, before)
+        if not weights or len(terms) < len(weights):
+            return e
+        return added(e, terms, weights)
+
+
+def terms_of(x: Tensor, e: Tensor, before: Sequence[Tensor]) -> list[Tensor]:
+    """What the scalars weigh, in float32: x, e, e_-1 - e, e_-2 - e_-1, as far as `before` goes."""
+    outputs = [e.float(), *(y.float() for y in before[:2])]
+    return [x.float(), outputs[0], *(older - newer for newer, older in zip(outputs, outputs[1:]))]
+
+
+def added(e: Tensor, terms: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    total = e.float()
+    for term, weight in zip(terms, weights):
+        total = total + term * weight
+    return total.to(e.dtype)
+
+
+def main_output(output: Any, call: Call) -> Tensor | None:
+    """What the sampler goes on with: the first tensor of `output`, without learned variances; None without a tensor."""
+    found = next((leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)), None)
+    if found is None or not _has_variances(found, call):
+        return found
+    return found[:, : call.sample.shape[1]]
+
+
+def with_main_output(output: Any, call: Call, e: Tensor) -> Any:
+    """`output` with `e` where `main_output` found it."""
+    leaves, spec = pytree.tree_flatten(output)
+    index = next(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
+    if _has_variances(leaves[index], call):
+        e = torch.cat([e, leaves[index][:, call.sample.shape[1] :]], dim=1)
+    return pytree.tree_unflatten([*leaves[:index], e, *leaves[index + 1 :]], spec)
+
+
+def correctable(output: Any, call: Call) -> bool:
+    """The output is one tensor of the sample's shape, beside learned variances."""
+    e = main_output(output, call)
+    return e is not None and e.shape == call.sample.shape and len(call.sample_structure or (0,)) == 1  # type: ignore[arg-type]
+
+
+def _has_variances(x: Tensor, call: Call) -> bool:
+    return x.ndim == call.sample.ndim > 1 and x.shape[1] > call.sample.shape[1]
