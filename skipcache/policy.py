@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,7 +15,9 @@ class Step:
 
     `index` counts the steps of the trajectory from 0. `timesteps` gives the step's own values, one per sample or one
     for all; `before` those of the step before, None at the first. `direction` gives -1 where timesteps fall, +1 where
-    they rise, 0 while it is not known. `count` is how many steps the run has, where a scheduler tells.
+    they rise, 0 while it is not known. `count` is how many steps the run has, where a scheduler tells. `since` is how
+    many steps after the last full one this is. `drift` gives how far H has moved since then, in relative change summed
+    over steps, as `drift.Drift` estimates it; it is kept only for policies that have `reads_drift`.
     """
 
     index: int
@@ -22,11 +25,17 @@ class Step:
     before: Callable[[], tuple[float, ...]] | None
     direction: Callable[[], int]
     count: int | None = None
+    since: int = 1
+    drift: Callable[[], float] = lambda: math.inf
 
 
 @runtime_checkable
 class Policy(Protocol):
-    """What the trajectory asks of a policy; bring your own by writing these two."""
+    """What the trajectory asks of a policy; bring your own by writing these two.
+
+    Two more may be there: `reads_drift = True` for one that asks for `Step.drift`, which costs two norms of H per call
+    and holds H of the last step, and `agree = True` for one whose answer all processes of the default group must share.
+    """
 
     @property
     def caches(self) -> bool:
@@ -34,6 +43,11 @@ class Policy(Protocol):
 
     def full(self, step: Step) -> bool:
         """True: all blocks run. The first step of a trajectory or lane is full whatever the answer."""
+
+
+def reads_drift(policy: Policy) -> bool:
+    """H is to be handed out on every step."""
+    return bool(getattr(policy, "reads_drift", False))
 
 
 @dataclass(frozen=True)
@@ -132,6 +146,57 @@ class Schedule:
 
     def full(self, step: Step) -> bool:
         return step.index in self.full_steps or step.index > self.full_steps[-1]
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A step is full when the shallow feature has moved by `limit` since the last full one, and cached until then.
+
+    H says without the deep blocks how fast features change now: the relative changes of H from step to step, which are
+    summed as in TeaCache (arXiv 2411.19108), are small early in a run and large at its end. To decide is to read one
+    number from the device per step.
+
+    Attributes:
+        limit: the change of H, as a fraction of its norm, that may be bridged. Raising it caches more steps.
+        most: cached steps in a row at most.
+        first: steps at the start of a run that are full. The first one always is.
+        agree: a step is full on all processes of the default process group where it is on any. A model that is sharded
+            over processes needs it, since a collective inside a block that others skip waits forever. All processes
+            must call the model equally often. Costs one all-reduce of one number per call.
+    """
+
+    limit: float
+    most: int = 8
+    first: int = 1
+    agree: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.limit, bool) or not isinstance(self.limit, (int, float)):
+            raise TypeError(f"Threshold: expected a number for limit, got {self.limit!r}; 0.1 is a change of a tenth")
+        for name in ("most", "first"):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
+                raise TypeError(f"Threshold: expected an int for {name}, got {getattr(self, name)!r}")
+            if getattr(self, name) < 1:
+                raise ValueError(f"Threshold: expected {name} >= 1, got {getattr(self, name)}; it counts steps")
+        if not isinstance(self.agree, bool):
+            raise TypeError(
+                f"Threshold: expected True or False for agree, got {self.agree!r}; True is the default process group"
+            )
+        if not self.limit > 0:
+            raise ValueError(f"Threshold: expected limit > 0, got {self.limit}; interval=1 caches nothing")
+
+    @property
+    def caches(self) -> bool:
+        return True
+
+    @property
+    def reads_drift(self) -> bool:
+        return True
+
+    def full(self, step: Step) -> bool:
+        if step.index < self.first or step.since > self.most:
+            return True
+        return not step.drift() < self.limit
 
 
 @dataclass(frozen=True)

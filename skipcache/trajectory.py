@@ -15,8 +15,9 @@ from torch import Tensor
 
 from skipcache.call import Call
 from skipcache.clock import Clock, Moment, direction
+from skipcache.drift import agreed
 from skipcache.lanes import Lane, Lanes
-from skipcache.policy import Policy, Step
+from skipcache.policy import Policy, Step, reads_drift
 from skipcache.predictor import Predictor
 from skipcache.streams import Streams
 
@@ -37,12 +38,14 @@ class Trajectory:
     def __init__(self, policy: Policy, predictor: Predictor, ignored: tuple[Tensor, ...] = ()) -> None:
         self.policy, self.predictor = policy, predictor
         self.clock = Clock(ignored)
+        self._follows = reads_drift(policy)
+        self._agrees = bool(getattr(policy, "agree", False))
         self._rises = False
         self.drop()
 
     def drop(self) -> None:
         """Forget the run: the next call begins another one."""
-        self.lanes = Lanes()
+        self.lanes = Lanes(self._follows)
         self._moment: Moment | None = None
         self._sample: Hashable = None
         self._direction = self._sense = 0
@@ -61,6 +64,10 @@ class Trajectory:
         if advance:
             self._open_step(moment, advance)
         full = self._full or lane is None or lane.full_steps[:1] < [self._last_full]
+        if self._agrees and agreed(full, call.sample.device) and not full:
+            full = True
+            if advance:
+                self._full, self._last_full = True, self._index
         lane = lane or self.lanes.add(call)
         lane.enter(call, self._index)
         return Visit(lane, self._index, full, bool(advance))
@@ -161,13 +168,16 @@ class Trajectory:
         forced = forced or (self._in_turns and self._index == 0)
         self._last_index, self._index = self._index, self._index + (advance if last is not None else 1)
         self._moment = moment
-        self.lanes.forget_before(self._last_full)
+        lanes = self.lanes
+        lanes.forget_before(self._last_full)
         step = Step(
             self._index,
             timesteps=lambda: moment.timesteps,
             before=(lambda: last.timesteps) if last is not None else None,
             direction=lambda: moment.run.direction if moment.run is not None else self._direction,
             count=None if moment.run is None else len(moment.run.timesteps),
+            since=self._index - self._last_full,
+            drift=lambda: lanes.drift(self._last_index),
         )
         self._full = last is None or forced or self.policy.full(step)
         if self._full:
