@@ -176,6 +176,7 @@ class Trajectory:
             before=(lambda: last.timesteps) if last is not None else None,
             direction=lambda: moment.run.direction if moment.run is not None else self._direction,
             count=None if moment.run is None else len(moment.run.timesteps),
+            position=moment.position,
             since=self._index - self._last_full,
             drift=lambda: lanes.drift(self._last_index),
         )
