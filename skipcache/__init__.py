@@ -6,7 +6,7 @@ from skipcache.branches import graft, ungraft
 from skipcache.calibration import Calibration
 from skipcache.checkpoint import load_branches, save_branches
 from skipcache.plan import Plan, make_plan
-from skipcache.policy import Interval, Schedule
+from skipcache.policy import Interval, Schedule, Spread, Threshold
 from skipcache.predictor import Delta, Forecast, Hold
 from skipcache.program import Graphs
 from skipcache.report import Report
@@ -24,7 +24,9 @@ __all__ = [
     "Plan",
     "Report",
     "Schedule",
+    "Spread",
     "Stack",
+    "Threshold",
     "__version__",
     "accelerate",
     "accelerated",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -10,8 +10,8 @@ from skipcache.branches import branches_of, planned
 from skipcache.calibration import Calibration
 from skipcache.forward import CachedForward, Settings
 from skipcache.override import override_of
-from skipcache.plan import Keep
-from skipcache.policy import Interval, Policy
+from skipcache.plan import Keep, Plan
+from skipcache.policy import Interval, Policy, Spread
 from skipcache.predictor import Forecast, Hold, Predictor
 from skipcache.program import Graphs
 from skipcache.report import Report
@@ -27,6 +27,7 @@ def accelerate(
     *,
     keep: Keep | None = None,
     policy: Policy | None = None,
+    speedup: float | None = None,
     calibration: Calibration | None = None,
     predictor: Predictor | None = None,
     engine: str = "auto",
@@ -37,13 +38,16 @@ def accelerate(
 
     Args:
         target: a denoiser (nn.Module), or a diffusers pipeline that holds one or several.
-        interval: every how many steps all blocks run; 3 where neither it nor `policy` is given. Raising it caches more
+        interval: every how many steps all blocks run; 3 where no other choice of steps is given. Raising it caches more
             steps and strays further from the plain model; 1 runs all blocks always.
+        speedup: block evaluations of an uncached run over those of this one, at least. Full steps are sparse early in a
+            run and dense late, as `Spread` says; in a loop without a pipeline's scheduler they stand evenly, and
+            `policy=Spread(share, steps=...)` keeps more. At most one of `interval`, `speedup` and `policy` is given.
         keep: units run at each end on a cached step, one int or (head, tail); 1 where none is given. Raising it costs
             time and keeps more.
         calibration: of `calibrate`, for this model: the full steps, the units kept, the predictor and corrections of
-            the output; excludes `interval`, `policy`, `keep` and `predictor`.
-        policy: which steps are full: `Interval(...)`, `Schedule(...)`; excludes `interval`.
+            the output; excludes `interval`, `policy`, `speedup`, `keep` and `predictor`.
+        policy: which steps are full: `Interval(...)`, `Schedule(...)`, `Spread(...)`, `Threshold(...)`.
         predictor: the deep feature of a cached step: `Hold()`, `Delta()`, `Forecast(order)`; default the family's best.
         engine: "fx" runs graphs of the model, without the glue of skipped blocks; "hooks" overrides its blocks; "auto"
             takes fx where it proves right, else hooks, and says why in `report`. Results are equal to the bit.
@@ -54,15 +58,16 @@ def accelerate(
     Raises ValueError or TypeError for anything that cannot work, before the model is touched.
     """
     if calibration is not None:
-        _check_calibration(calibration, interval=interval, policy=policy, keep=keep, predictor=predictor)
+        others = {"interval": interval, "policy": policy, "speedup": speedup, "keep": keep, "predictor": predictor}
+        _check_calibration(calibration, **others)
         policy, keep, predictor = calibration.policy, calibration.keep, calibration.predictor
-    policy = _policy(interval, policy)
+    choose = _choice(interval, policy, speedup)
     keep = 1 if keep is None else keep
     _check(predictor, engine, compile)
     denoisers = find_denoisers(target, named=stack is not None)
-    chosen = {"policy": policy, "engine": engine, "compile": compile}
+    chosen = {"engine": engine, "compile": compile}
     chosen["corrections"] = None if calibration is None else calibration.corrections
-    planned = {name: _settings(model, keep, predictor, stack, **chosen) for name, model in denoisers.items()}
+    planned = {name: _settings(model, keep, predictor, stack, choose, **chosen) for name, model in denoisers.items()}
     if calibration is not None:
         for name, model in denoisers.items():
             calibration.check(model, planned[name].plan.depth)
@@ -118,14 +123,19 @@ def accelerated(target: T, interval: int | None = None, **settings: Any) -> Iter
         restore(target)
 
 
-def _policy(interval: int | None, policy: Policy | None) -> Policy:
-    if interval is not None and policy is not None:
-        raise ValueError(f"interval={interval} and policy={policy} exclude each other; give one")
-    if policy is None:
-        return Interval(3 if interval is None else interval)
-    if isinstance(policy, type) or not isinstance(policy, Policy):
+def _choice(interval: int | None, policy: Policy | None, speedup: float | None) -> Callable[[Plan], Policy]:
+    """The policy for a stack that is cut by a plan."""
+    given = {"interval": interval, "policy": policy, "speedup": speedup}
+    named = [f"{name}={value}" for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise ValueError(f"{' and '.join(named)} exclude each other; give one")
+    if speedup is not None:
+        goal = speedup
+        return lambda plan: Spread.reaching(goal, plan.head + plan.tail, plan.depth)
+    chosen = Interval(3 if interval is None else interval) if policy is None else policy
+    if isinstance(chosen, type) or not isinstance(chosen, Policy):
         raise TypeError(f"policy: expected Interval(...), Schedule(...) or another Policy, got {policy!r}")
-    return policy
+    return lambda plan: chosen
 
 
 def _check_calibration(calibration: Calibration, **others: Any) -> None:
@@ -147,12 +157,19 @@ def _check(predictor: Predictor | None, engine: str, compile: Any) -> None:
         raise ValueError("compile: expected engine 'auto' or 'fx', got 'hooks', which has no graphs to compile")
 
 
-def _settings(model: Any, keep: Keep, predictor: Predictor | None, stack: Stack | None, **chosen: Any) -> Settings:
+def _settings(
+    model: Any,
+    keep: Keep,
+    predictor: Predictor | None,
+    stack: Stack | None,
+    choose: Callable[[Plan], Policy],
+    **chosen: Any,
+) -> Settings:
     stack, plan = planned(model, keep, stack)
     branches = branches_of(model)
     holds = stack.reuse == "hold" or (branches is not None and branches.layout.fuse == "concat")
     predictor = predictor or (Hold() if holds else Forecast(1))
-    return Settings(stack=stack, plan=plan, predictor=predictor, **chosen)
+    return Settings(stack=stack, plan=plan, policy=choose(plan), predictor=predictor, **chosen)
 
 
 def _forward(model: Any, settings: Settings, name: str) -> CachedForward:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ class Corrections:
 def terms_of(x: Tensor, e: Tensor, before: Sequence[Tensor]) -> list[Tensor]:
     """What the scalars weigh, in float32: x, e, e_-1 - e, e_-2 - e_-1, as far as `before` goes."""
     outputs = [e.float(), *(y.float() for y in before[:2])]
-    return [x.float(), outputs[0], *(older - newer for newer, older in zip(outputs, outputs[1:]))]
+    return [x.float(), outputs[0], *(older - newer for newer, older in pairwise(outputs))]
 
 
 def added(e: Tensor, terms: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

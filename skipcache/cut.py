@@ -98,8 +98,9 @@ def cut_graph(
     predict: Predict,
     kept: Sequence[Sequence[Spec]],
     weights: int,
+    observed: bool = False,
 ) -> tuple[fx.Graph, list[Any]]:
-    """The cached step's graph, and the constants it takes beyond those of `full`.
+    """The cached step's graph, and the constants it takes beyond those of `full`. `observed`: it also returns H.
 
     Its inputs: those of `full`, one per kept stream, one per weight, then the constants. The weights are 0-d float64
     tensors on the CPU: a bf16, fp16 or float32 tensor times such a tensor is bit-equal with the same times the Python
@@ -121,7 +122,7 @@ def cut_graph(
             _check(D_hat, [x for x, _ in cut.D])
             copies.update((at, ours.argument(x)) for (_, at), x in zip(cut.D, D_hat))
         elif node.op == "output":
-            _leave(graph, node.args[0][0], copies)
+            _leave(graph, node.args[0][:2] if observed else node.args[0][0], copies)
         elif node not in copies and node not in cut.deep and all(n in copies for n in node.all_input_nodes):
             copies[node] = graph.node_copy(node, copies.__getitem__)
     prune(graph)

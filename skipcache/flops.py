@@ -49,9 +49,16 @@ def zero_call(blank: Call) -> Call:
 
 
 def count_flops(
-    run: Callable[[Call, Step], Any], engine: Any, forward: Callable[..., Any], blank: Call, predictor: Predictor
+    run: Callable[[Call, Step], Any],
+    engine: Any,
+    forward: Callable[..., Any],
+    blank: Call,
+    predictor: Predictor,
+    follows: bool = False,
 ) -> tuple[int, int]:
     """FLOPs of the full and of the cached call outlined by `blank`, equal where it cannot be cached.
+
+    `follows`: cached calls hand out H, as they do for a policy that reads its drift.
 
     `run(call, step)` calls the model with `step` in place of `forward`, so that what is wrapped around it takes part.
     Attention is counted under the MATH backend and without nn.MultiheadAttention's fast path, and nothing runs
@@ -66,7 +73,7 @@ def count_flops(
         return output
 
     def cached_step(call: Call) -> Any:
-        lane, (H, D) = Lane.of(call), features[0]
+        lane, (H, D) = Lane.of(call, follows), features[0]
         for step in range(predictor.depth):
             lane.record(step, H, D, predictor)
         return engine.cached(forward, call, lane.predict(predictor.depth, predictor))

@@ -24,7 +24,7 @@ from skipcache.graph import FxEngine
 from skipcache.hooks import HookEngine
 from skipcache.override import Override
 from skipcache.plan import Plan
-from skipcache.policy import Placed, Policy
+from skipcache.policy import Placed, Policy, reads_drift
 from skipcache.predictor import Predictor
 from skipcache.program import Features, Graphs, Options
 from skipcache.report import Counters, Report
@@ -152,6 +152,8 @@ class CachedForward(Override):
         output, features = self._full(call)
         if features is not None:
             trajectory.record(visit, *features)
+            if features[0] is None and reads_drift(self.settings.policy):
+                self._say("the policy follows what enters the first block, and that cannot be told apart; keep=1 helps")
         return output
 
     def _full(self, call: Call) -> tuple[Any, Features | None]:
@@ -301,7 +303,10 @@ class CachedForward(Override):
         for key, blank in list(self._outlines.items()):
             engine = next((e for e in self.engines if e.knows(blank)), self.engines[-1])
             try:
-                full, cached = count_flops(self._run_instead, engine, self.plain, blank, self.settings.predictor)
+                follows = reads_drift(self.settings.policy)
+                full, cached = count_flops(
+                    self._run_instead, engine, self.plain, blank, self.settings.predictor, follows
+                )
             except Exception:
                 # The model may have changed since, or run what the counter cannot follow (a kernel of others').
                 continue

@@ -131,11 +131,14 @@ class FxEngine:
             try:
                 return programs.cached(args, kwargs, prediction)
             except Stale:
-                return self._first(replace(call, args=args, kwargs=kwargs))[0]
+                output, features = self._first(replace(call, args=args, kwargs=kwargs))
+                prediction.saw(features[0] if features is not None else None)
+                return output
             except Exception as error:
                 if not (isinstance(error, Untraceable) or _of_compiling(error)):
                     raise
                 self._keep(call, _reason(error))
+                prediction.saw(None)
                 return heart(type(self.model).forward)(self.model, *args, **kwargs)
 
         return self._decorated(step, call)

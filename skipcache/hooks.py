@@ -152,8 +152,11 @@ class HookEngine:
 
     def cached(self, forward: Callable[..., Any], call: Call, prediction: Prediction) -> Any:
         """The model's output from head, tail and the predicted deep feature."""
-        with self.doing(CachedRun(self, call.batch, self._wirings[call.key], prediction)):
-            return call.run(forward)
+        run = CachedRun(self, call.batch, self._wirings[call.key], prediction)
+        with self.doing(run):
+            output = call.run(forward)
+        prediction.saw(run.H)
+        return output
 
     def _full(self, forward: Callable[..., Any], call: Call, wiring: Wiring) -> tuple[Any, Features]:
         run = FullRun(self, call.batch, wiring)

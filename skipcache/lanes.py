@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from skipcache.call import Call, Mark
+from skipcache.drift import Drift, farthest
 from skipcache.predictor import Prediction, Predictor
 from skipcache.streams import Streams
 
@@ -32,10 +33,12 @@ class Lane:
     kept: list[Streams] = field(default_factory=list)
     residual: bool = False
     outputs: list[tuple[int, Tensor]] = field(default_factory=list)
+    drift: Drift | None = None  # where the policy reads it
 
     @classmethod
-    def of(cls, call: Call) -> Lane:
-        return cls(call.context, call.structure, tuple(map(Mark.of, call.conditioning)))
+    def of(cls, call: Call, follows: bool = False) -> Lane:
+        drift = Drift() if follows else None
+        return cls(call.context, call.structure, tuple(map(Mark.of, call.conditioning)), drift=drift)
 
     def enter(self, call: Call, step: int) -> None:
         self.conditioning = tuple(map(Mark.of, call.conditioning))
@@ -50,9 +53,13 @@ class Lane:
         self.residual = residual
         self.full_steps = [step, *self.full_steps][: predictor.depth]
         self.kept = [feature, *self.kept][: predictor.depth]
+        if self.drift is not None:
+            self.drift.follow(H, full=True)
 
     def predict(self, step: int, predictor: Predictor) -> Prediction:
-        return Prediction(predictor, self.kept, predictor.weights(step, self.full_steps), self.residual)
+        weights = predictor.weights(step, self.full_steps)
+        observe = None if self.drift is None else self.drift.follow
+        return Prediction(predictor, self.kept, weights, self.residual, observe)
 
     def remember(self, step: int, output: Tensor) -> None:
         """Keep the model's own outputs of this step and of the one before."""
@@ -64,6 +71,7 @@ class Lane:
 
     def forget(self) -> None:
         self.full_steps, self.kept = [], []
+        self.drift = None if self.drift is None else Drift()
 
     def misses(self, call: Call, leaves: Iterable[int], by_value: bool = False) -> set[int]:
         """The leaves of `call`'s conditioning, out of `leaves`, that are not this lane's."""
@@ -91,8 +99,9 @@ class Evidence:
 class Lanes:
     """The lanes of one trajectory."""
 
-    def __init__(self) -> None:
+    def __init__(self, follows: bool = False) -> None:
         self.all: list[Lane] = []
+        self._follows = follows
         self._crowded = False
         self._evidence: dict[Hashable, Evidence] = {}
 
@@ -156,7 +165,7 @@ class Lanes:
 
         Where a step has more than eight calls their order tells no lane from now on: some of the lanes are gone.
         """
-        lane = Lane.of(call)
+        lane = Lane.of(call, self._follows)
         if len(self.all) == MAX_LANES:
             steps = [other.step for other in self.all]
             self._crowded = self._crowded or min(steps) == max(steps)
@@ -170,10 +179,15 @@ class Lanes:
             if lane.full_steps and lane.full_steps[0] < last_full:
                 lane.forget()
 
+    def drift(self, last_step: int) -> float:
+        """How far H is expected to have moved at the step to come, in the lane where it moves most."""
+        return farthest(lane.drift for lane in self.all if lane.step == last_step and lane.drift is not None)
+
     @property
     def tensors(self) -> list[Tensor]:
-        features = [x for lane in self.all for feature in lane.kept for x in feature]
-        return features + [x for lane in self.all for _, x in lane.outputs]
+        kept = [x for lane in self.all for feature in lane.kept for x in feature]
+        kept += [x for lane in self.all for _, x in lane.outputs]
+        return kept + [x for lane in self.all if lane.drift is not None for x in lane.drift.H or ()]
 
 
 def _shapes(streams: Streams) -> list[tuple[int, ...]]:

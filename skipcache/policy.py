@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,8 +15,11 @@ class Step:
 
     `index` counts the steps of the trajectory from 0. `timesteps` gives the step's own values, one per sample or one
     for all; `before` those of the step before, None at the first. `direction` gives -1 where timesteps fall, +1 where
-    they rise, 0 while it is not known. Of a run from a known scheduler's first timestep on, `count` is how many steps
-    it has; `scheduler` is the scheduler's class. `on_host`: to read the timesteps synchronises with no device.
+    they rise, 0 while it is not known. `count` is how many steps the run has and `position` which of them this is,
+    where a scheduler tells: a run that begins in the middle of the scheduler's timesteps has index 0 there; `scheduler`
+    is its class. `on_host`: to read the timesteps synchronises with no device. `since` is how many steps after the last
+    full one this is. `drift` gives how far H has moved since then, in relative change summed over steps, as
+    `drift.Drift` estimates it; it is kept only for policies that have `reads_drift`.
     """
 
     index: int
@@ -23,13 +27,20 @@ class Step:
     before: Callable[[], tuple[float, ...]] | None
     direction: Callable[[], int]
     count: int | None = None
+    position: int | None = None
     scheduler: str | None = None
     on_host: bool = True
+    since: int = 1
+    drift: Callable[[], float] = lambda: math.inf
 
 
 @runtime_checkable
 class Policy(Protocol):
-    """What the trajectory asks of a policy; bring your own by writing these two."""
+    """What the trajectory asks of a policy; bring your own by writing these two.
+
+    Two more may be there: `reads_drift = True` for one that asks for `Step.drift`, which costs two norms of H per call
+    and holds H of the last step, and `agree = True` for one whose answer all processes of the default group must share.
+    """
 
     @property
     def caches(self) -> bool:
@@ -37,6 +48,11 @@ class Policy(Protocol):
 
     def full(self, step: Step) -> bool:
         """True: all blocks run. The first step of a trajectory or lane is full whatever the answer."""
+
+
+def reads_drift(policy: Policy) -> bool:
+    """H is to be handed out on every step."""
+    return bool(getattr(policy, "reads_drift", False))
 
 
 @dataclass(frozen=True)
@@ -138,6 +154,127 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Threshold:
+    """A step is full when the shallow feature has moved by `limit` since the last full one, and cached until then.
+
+    H says without the deep blocks how fast features change now: the relative changes of H from step to step, which are
+    summed as in TeaCache (arXiv 2411.19108), are small early in a run and large at its end. To decide is to read one
+    number from the device per step.
+
+    Attributes:
+        limit: the change of H, as a fraction of its norm, that may be bridged. Raising it caches more steps.
+        most: cached steps in a row at most.
+        first: steps at the start of a run that are full. The first one always is.
+        agree: a step is full on all processes of the default process group where it is on any. A model that is sharded
+            over processes needs it, since a collective inside a block that others skip waits forever. All processes
+            must call the model equally often. Costs one all-reduce of one number per call.
+    """
+
+    limit: float
+    most: int = 8
+    first: int = 1
+    agree: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.limit, bool) or not isinstance(self.limit, (int, float)):
+            raise TypeError(f"Threshold: expected a number for limit, got {self.limit!r}; 0.1 is a change of a tenth")
+        for name in ("most", "first"):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
+                raise TypeError(f"Threshold: expected an int for {name}, got {getattr(self, name)!r}")
+            if getattr(self, name) < 1:
+                raise ValueError(f"Threshold: expected {name} >= 1, got {getattr(self, name)}; it counts steps")
+        if not isinstance(self.agree, bool):
+            raise TypeError(
+                f"Threshold: expected True or False for agree, got {self.agree!r}; True is the default process group"
+            )
+        if not self.limit > 0:
+            raise ValueError(f"Threshold: expected limit > 0, got {self.limit}; interval=1 caches nothing")
+
+    @property
+    def caches(self) -> bool:
+        return True
+
+    @property
+    def reads_drift(self) -> bool:
+        return True
+
+    def full(self, step: Step) -> bool:
+        if step.index < self.first or step.since > self.most:
+            return True
+        return not step.drift() < self.limit
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A share of the steps is full: few at the start of a run, where features move slowly, and most at its end.
+
+    In a run of N steps k = floor(share * N) are full, at least 2. The i-th of them, from 0, stands at
+    (N - 1) * (1 - (1 - i / (k - 1)) ** power), rounded, or earlier where two would fall on one step. A run over a part
+    of a scheduler's timesteps (img2img) has those of the whole run that it meets. Where neither a scheduler nor `steps`
+    tells N, how near the end is cannot be known, and the full steps stand evenly.
+
+    Attributes:
+        share: of the steps that run all blocks, 0 < share <= 1. Lowering it caches more.
+        power: 1 is even. Raising it moves full steps to the end.
+        steps: of a run, for a loop without a scheduler that tells.
+    """
+
+    share: float
+    power: float = 1.75
+    steps: int | None = None
+
+    @classmethod
+    def reaching(cls, speedup: float, kept: int, depth: int) -> Spread:
+        """The one with which block evaluations fall by `speedup`, where a cached step runs `kept` of `depth` units."""
+        if isinstance(speedup, bool) or not isinstance(speedup, (int, float)):
+            raise TypeError(f"speedup: expected a number, got {speedup!r}")
+        if not speedup >= 1:
+            raise ValueError(f"speedup: expected at least 1, got {speedup}; 1 runs all blocks on every step")
+        if speedup * kept >= depth:
+            raise ValueError(
+                f"speedup: expected less than {depth / kept:.3g}, got {speedup}: a cached step runs {kept} of {depth} "
+                f"units; ask for less, or keep less"
+            )
+        return cls((1 / speedup - kept / depth) / (1 - kept / depth))
+
+    def __post_init__(self) -> None:
+        for name in ("share", "power"):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), (int, float)):
+                raise TypeError(f"Spread: expected a number for {name}, got {getattr(self, name)!r}")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"Spread: expected 0 < share <= 1, got {self.share}; 1 runs all blocks on every step")
+        if not 1 <= self.power <= 4:
+            raise ValueError(f"Spread: expected 1 <= power <= 4, got {self.power}; 1 is even")
+        if self.steps is not None and (isinstance(self.steps, bool) or not isinstance(self.steps, int)):
+            raise TypeError(f"Spread: expected an int or None for steps, got {self.steps!r}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"Spread: expected steps >= 1, got {self.steps}")
+
+    @property
+    def caches(self) -> bool:
+        return self.share < 1
+
+    def full(self, step: Step) -> bool:
+        count = self.steps if step.count is None else step.count
+        if step.index == 0:
+            return True
+        if count is None:
+            return int(step.index * self.share + NEAR) > int((step.index - 1) * self.share + NEAR)
+        at = step.index if step.position is None else step.position
+        return at in self.places(count) or at >= count
+
+    def places(self, count: int) -> tuple[int, ...]:
+        """The full steps of a run of `count` steps."""
+        k = min(count, max(2, int(self.share * count + NEAR)))
+        placed = [round((count - 1) * (1 - (1 - i / max(k - 1, 1)) ** self.power)) for i in range(k)]
+        for i in range(k - 2, -1, -1):
+            placed[i] = min(placed[i], placed[i + 1] - 1)
+        for i in range(k):
+            placed[i] = max(placed[i], i)
+        return tuple(placed)
+
+
+@dataclass(frozen=True)
 class Placed:
     """Full steps where a calibration has them: `full_steps`, counted from 0, of a run at `timesteps`.
 
@@ -177,6 +314,8 @@ class Placed:
             return f"it was made with {self.scheduler}, this run has {step.scheduler}"
         if step.index >= steps:
             return f"it was made on {steps} steps, this run has more"
+        if step.position not in (None, step.index):
+            return "it was made on a whole run, this one begins in the middle of the scheduler's timesteps"
         if step.on_host or step.count is None:
             known, here = self.timesteps[step.index], _mean(step.timesteps())
             if abs(here - known) > 0.1 * abs(self.timesteps[0] - self.timesteps[-1]) / steps:

@@ -7,7 +7,7 @@ tensors, so that it can be traced and compiled, and costs no more memory than it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -35,16 +35,26 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Prediction:
-    """All that a cached step needs beside its arguments. `residual`: what was kept is R = D - H, not D."""
+    """All that a cached step needs beside its arguments. `residual`: what was kept is R = D - H, not D.
+
+    `observe`, if there, is told the fresh H of the step when it is over, None where it cannot be told apart; a graph
+    then hands it out beside the output.
+    """
 
     predictor: Predictor
     kept: Sequence[Streams]
     weights: Sequence[float]
     residual: bool
+    observe: Callable[[Streams | None], None] | None = None
 
     def __call__(self, H: Streams | None) -> Streams:
         """D-hat from the fresh H."""
         return self.predictor.predict(H if self.residual else None, self.kept, self.weights)
+
+    def saw(self, H: Streams | None) -> None:
+        """The step is over, and had this H."""
+        if self.observe is not None:
+            self.observe(H)
 
 
 @dataclass(frozen=True)

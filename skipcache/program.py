@@ -125,8 +125,11 @@ class Programs:
         inputs = [x for streams in kept for x in streams]
         factors = [torch.tensor(w, dtype=torch.float64) for w in weights]
         given = (*_tensors(args, kwargs), *self.full_program.constants)
-        output = program(self.layout.model, *given, *inputs, *factors, eager=eager)
-        return pytree.tree_unflatten(list(self._own(output)), self.nesting)
+        output = self._own(program(self.layout.model, *given, *inputs, *factors, eager=eager))
+        if prediction.observe is not None:
+            output, H = output
+            prediction.saw(H)
+        return pytree.tree_unflatten(list(output), self.nesting)
 
     def _padded(self, prediction: Prediction) -> tuple[Prediction, Sequence[Streams], tuple[float, ...]]:
         """What was kept and the weights, in the form that the compiled program is made for."""
@@ -140,7 +143,8 @@ class Programs:
         return prediction, kept, weights
 
     def cached_program(self, prediction: Prediction, kept: Sequence[Streams], weights: Sequence[float]) -> Program:
-        key = (prediction.predictor, prediction.residual, len(weights), tuple(tuple(map(Spec.of, s)) for s in kept))
+        specs = tuple(tuple(map(Spec.of, streams)) for streams in kept)
+        key = (prediction.predictor, prediction.residual, prediction.observe is not None, len(weights), specs)
         with self._lock:  # two threads must not trace with one FakeTensorMode
             if key not in self.cached_programs:
                 self.cached_programs[key] = self._cut(prediction, kept, len(weights))
@@ -155,7 +159,14 @@ class Programs:
         specs = [[Spec.of(x) for x in streams] for streams in kept]
         with torch.inference_mode(False), torch.no_grad():
             graph, extra = cut_graph(
-                self.trace.graph, self.trace.tracer, self.cut, self.layout, predict, specs, weights
+                self.trace.graph,
+                self.trace.tracer,
+                self.cut,
+                self.layout,
+                predict,
+                specs,
+                weights,
+                observed=prediction.observe is not None,
             )
         return Program.of(graph, extra, self.layout.stack, self.compile)
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from skipcache.call import Call, on_host
 from skipcache.clock import Clock, Moment, direction
+from skipcache.drift import agreed
 from skipcache.lanes import Lane, Lanes
-from skipcache.policy import Policy, Step
+from skipcache.policy import Policy, Step, reads_drift
 from skipcache.predictor import Predictor
 from skipcache.streams import Streams
 
@@ -38,12 +39,14 @@ class Trajectory:
     def __init__(self, policy: Policy, predictor: Predictor, ignored: tuple[Tensor, ...] = ()) -> None:
         self.policy, self.predictor = policy, predictor
         self.clock = Clock(ignored)
+        self._follows = reads_drift(policy)
+        self._agrees = bool(getattr(policy, "agree", False))
         self._rises = False
         self.drop()
 
     def drop(self) -> None:
         """Forget the run: the next call begins another one."""
-        self.lanes = Lanes()
+        self.lanes = Lanes(self._follows)
         self._moment: Moment | None = None
         self._sample: Hashable = None
         self._direction = self._sense = 0
@@ -51,7 +54,6 @@ class Trajectory:
         self._index = self._last_index = self._last_full = -1
         self._full = True
         self._time: Step
-        self._whole = True
 
     def visit(self, call: Call, schedulers: Sequence[Any] = ()) -> Visit:
         """Where `call` stands. The lane is entered, so that another call of it is known for another step."""
@@ -64,6 +66,10 @@ class Trajectory:
         if advance:
             self._open_step(moment, advance)
         full = self._full or lane is None or lane.full_steps[:1] < [self._last_full]
+        if self._agrees and agreed(full, call.sample.device) and not full:
+            full = True
+            if advance:
+                self._full, self._last_full = True, self._index
         lane = lane or self.lanes.add(call)
         lane.enter(call, self._index)
         return Visit(lane, self._index, full, bool(advance), self._time)
@@ -164,17 +170,19 @@ class Trajectory:
         forced = forced or (self._in_turns and self._index == 0)
         self._last_index, self._index = self._index, self._index + (advance if last is not None else 1)
         self._moment = moment
-        self.lanes.forget_before(self._last_full)
-        self._whole = moment.position in (None, 0) if last is None else self._whole
-        run = moment.run
+        lanes, run = self.lanes, moment.run
+        lanes.forget_before(self._last_full)
         self._time = Step(
             self._index,
             timesteps=lambda: moment.timesteps,
             before=(lambda: last.timesteps) if last is not None else None,
             direction=lambda: run.direction if run is not None else self._direction,
-            count=len(run.timesteps) if run is not None and self._whole else None,
+            count=None if run is None else len(run.timesteps),
+            position=moment.position,
             scheduler=None if run is None else type(run.scheduler).__name__,
             on_host=on_host(moment.timestep),
+            since=self._index - self._last_full,
+            drift=lambda: lanes.drift(self._last_index),
         )
         self._full = last is None or forced or self.policy.full(self._time)
         if self._full:

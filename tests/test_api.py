@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import skipcache
-from skipcache import Delta, Forecast, Hold, Interval, Schedule, Stack
+from skipcache import Delta, Forecast, Hold, Interval, Schedule, Spread, Stack
 from tests.originals import OriginalDiT, Yesterday
+from tests.pipelines import dit, run_dit, run_wan, wan
 from tests.sampling import build, equal, inputs, sample, state
 
 
@@ -47,6 +48,11 @@ class NoTime(nn.Module):
         ({"keep": (1, 2, 3)}, TypeError, "an int or \\(head, tail\\)"),
         ({"keep": True}, TypeError, "an int or \\(head, tail\\)"),
         ({"interval": 3, "policy": Interval(3)}, ValueError, "exclude each other"),
+        ({"interval": 3, "speedup": 2.0}, ValueError, "interval=3 and speedup=2.0 exclude each other"),
+        ({"policy": Interval(3), "speedup": 2.0}, ValueError, "exclude each other"),
+        ({"speedup": "2"}, TypeError, "speedup: expected a number"),
+        ({"speedup": 0.5}, ValueError, "speedup: expected at least 1"),
+        ({"speedup": 2.0}, ValueError, "less than 2, got 2.0: a cached step runs 2 of 4 units"),
         ({"policy": Interval}, TypeError, "policy: expected"),
         ({"policy": "uniform"}, TypeError, "policy: expected"),
         ({"policy": Hold()}, TypeError, "policy: expected"),
@@ -109,6 +115,45 @@ def test_settings_must_be_equal_the_second_time():
         with pytest.raises(ValueError, match="accelerated with other settings"):
             skipcache.accelerate(model, **other)
     assert state(model) == before
+
+
+@pytest.mark.parametrize("keep", [1, (1, 0), 0])
+def test_a_speedup_is_reached_by_a_pipeline(keep):
+    pipe = dit()
+    plain = run_dit(pipe, steps=20)
+    with skipcache.accelerated(pipe, speedup=1.5, keep=keep):
+        cached = run_dit(pipe, steps=20)
+        report = skipcache.report(pipe)
+        evaluated = report.blocks_run, report.blocks_run + report.blocks_saved
+        share = {1: 1 / 3, (1, 0): 5 / 9, 0: 2 / 3}[keep]  # of the steps, on a stack of four units
+        assert report.full_at == Spread(share).places(20)
+    assert 1.5 <= evaluated[1] / evaluated[0] < 1.6
+    assert not torch.equal(plain, cached)
+    with skipcache.accelerated(pipe, speedup=1):
+        assert torch.equal(run_dit(pipe, steps=20), plain)
+
+
+def test_two_denoisers_of_one_run_share_one_schedule():
+    pipe = skipcache.accelerate(wan(two=True), speedup=1.5, keep=0)
+    run_wan(pipe, steps=12)
+    first, second = skipcache.report(pipe).values()
+    count = first.full_steps + first.cached_steps
+    assert count + second.full_steps + second.cached_steps == 12
+    whole = Spread(2 / 3).places(12)
+    assert first.full_at == tuple(p for p in whole if p < count)
+    assert second.full_at == tuple(sorted({0, *(p - count for p in whole if p >= count)}))
+    assert 1 < count < 11
+
+
+def test_in_a_loop_of_one_s_own_a_speedup_is_reached_too():
+    model = skipcache.accelerate(build("original_dit"), speedup=1.5)
+    sample("original_dit", model, steps=30)
+    report = skipcache.report(model)
+    assert report.full_at == tuple(range(0, 30, 3))
+    skipcache.restore(model)
+    skipcache.accelerate(model, policy=Spread(1 / 3, steps=30))
+    sample("original_dit", model, steps=30)
+    assert skipcache.report(model).full_at == Spread(1 / 3).places(30)
 
 
 @pytest.mark.parametrize("undo", [skipcache.restore, skipcache.reset, skipcache.report])

@@ -26,8 +26,9 @@ MAY_IMPORT = {
     "checkpoint": {"branches", "stack", "streams"},
     "skip_dit": {"branches", "checkpoint", "stack"},
     "clock": {"call"},
-    "lanes": {"call", "predictor", "streams"},
-    "trajectory": {"call", "clock", "lanes", "policy", "predictor", "streams"},
+    "drift": {"streams"},
+    "lanes": {"call", "drift", "predictor", "streams"},
+    "trajectory": {"call", "clock", "drift", "lanes", "policy", "predictor", "streams"},
     "hooks": {"call", "override", "plan", "predictor", "stack", "streams", "verify"},
     "training": {
         "branches", "call", "hooks", "override", "plan", "predictor", "streams", "target", "verify",

@@ -9,7 +9,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 import skipcache
-from skipcache import Forecast, Hold
+from skipcache import Forecast, Hold, Threshold
 from tests.originals import Block
 from tests.sampling import build, equal, sample
 
@@ -53,6 +53,15 @@ def test_a_second_resolution_adds_two_frames():
             for t in range(900, 0, -100):
                 model(x, torch.full((2,), t), y)
     assert frames() == 4
+
+
+def test_a_policy_that_reads_the_drift_has_nothing_compiled_again():
+    model = build("original_dit")
+    skipcache.accelerate(model, policy=Threshold(1.2), engine="fx", compile={"backend": "aot_eager"})
+    for steps in (12, 7):
+        sample("original_dit", model, steps=steps)
+    assert skipcache.report(model).cached_steps > 3
+    assert frames() == 2
 
 
 def test_inductor():
