@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def _grid(images: Sequence[Tensor], names: Sequence[str], columns: int = 6) -> F
     axes = figure.subplots(rows, columns, squeeze=False).flat
     for axis, image, name in zip(axes, images, names):
         show(axis, image)
-        axis.set_title(name, fontsize=7, wrap=True)
+        axis.set_title(textwrap.fill(name, 24), fontsize=7)
     for axis in list(axes)[len(images) :]:
         axis.set_visible(False)
     return figure
