@@ -43,13 +43,15 @@ def run_bench(settings: Settings, console: Console) -> None:
     measured, others = _measure_all(bench, beside, console)
     rows = _rows(bench, measured, reference.judge())
     skips = [] if beside is None else _rows(beside.bench, others, beside.reference.judge())
-    draw_samples(settings.out / "samples.png", measured, rows[1:])
-    draw_fidelity(settings.out / "fidelity.png", rows[1:], _title(settings), settings.beside or "", skips[1:])
+    pictures = draw_samples(settings.out / "samples.png", measured, rows[1:])
+    fidelity = settings.out / "fidelity.png"
+    draw_fidelity(fidelity, rows[1:], _title(settings), settings.beside or "", skips[1:])
     facts = {
         "images": len(measured[0].samples),
         "parameters": sum(p.numel() for p in bench.plain.transformer.parameters()),
         "plain_seconds_per_run": statistics.median(bench.plain_times),
         "beside": [asdict(row) for row in skips],
+        "pictures": [path.name for path in [*pictures, fidelity]],
         "seconds": time.perf_counter() - start,
     }
     write_results(settings.out / "results.json", settings, rows, **facts)
@@ -144,6 +146,6 @@ def _print_summary(console: Console, settings: Settings, rows: Sequence[Row], **
         f"interval 1 costs {statistics.median(costs):+.1%} (from {costs[0]:+.1%} to {costs[-1]:+.1%}).\n"
         "PSNR and SSIM are against the uncached samples. In each group the last row is the plain model\n"
         f"at the block evaluations of the rows above it{noise}.\n"
-        f"Took {facts['seconds']:.0f} s. Wrote results.json, samples.png and fidelity.png to {settings.out}/",
+        f"Took {facts['seconds']:.0f} s. Wrote results.json, {', '.join(facts['pictures'])} to {settings.out}/",
         highlight=False,
     )

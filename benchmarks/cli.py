@@ -160,7 +160,7 @@ def _bench_preset(args: argparse.Namespace) -> None:
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", help="a reference denoiser, or digits-classifier, which judges their samples")
+    add("model", help="a reference denoiser, or a judge of their samples, such as digits-classifier")
     add("--seed", type=int, default=0, help="of the first weights and of every batch (default %(default)s)")
     add("--steps", type=int, help="training steps (default: those of the shipped weights)")
     _add_run(parser, Path("train-out"), "checkpoint and weights")

@@ -17,12 +17,14 @@ class Data:
     """Clean samples (N, ...), the class of each (N,), and what a class means to the denoiser.
 
     `table` maps the name of a condition argument to one row per class, plus a last row that means "no
-    condition": what guidance compares with. A class may be a digit, a caption, anything that can be judged.
+    condition": what guidance compares with. A class may be a digit, a caption, anything that can be judged;
+    `names` says in words what each is.
     """
 
     samples: Tensor
     labels: Tensor
     table: dict[str, Tensor]
+    names: tuple[str, ...] = ()
 
     @property
     def classes(self) -> int:

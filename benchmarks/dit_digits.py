@@ -53,4 +53,4 @@ def _start_as_identity(model: DiTTransformer2DModel) -> None:
 
 def data() -> Data:
     images, labels = digits()
-    return Data(images, labels, {"class_labels": torch.arange(CLASSES + 1)})
+    return Data(images, labels, {"class_labels": torch.arange(CLASSES + 1)}, tuple(map(str, range(CLASSES))))

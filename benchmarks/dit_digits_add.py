@@ -50,7 +50,8 @@ def stages(reference: Reference) -> Task:
         return distillation(model, generator, batch) + usual(model, generator, batch)
 
     def everything(model: nn.Module) -> Task:
-        return Task(reference.name, lambda: model.requires_grad_(True), both, reference.score, reference.recipe)
+        model.requires_grad_(True)
+        return Task(reference.name, lambda: model, both, reference.score, reference.recipe, show=reference.show)
 
     recipe = Recipe(steps=2000, batch=20, lr=2e-3, warmup=100, ema=0.995)
     return Task(f"{reference.name}-branches", graft, distillation, reference.score, recipe, everything)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from skipcache.benchmarks.measure import Measured
+from skipcache.benchmarks.pictures import is_video, show, stills, strip, write_gif
 from skipcache.benchmarks.results import Row
 from skipcache.benchmarks.variants import telling
 
@@ -25,20 +25,36 @@ STYLES = {
 BESIDE = ("#CC79A7", "v")
 
 
-def draw_samples(path: Path, measured: Sequence[Measured], rows: Sequence[Row]) -> None:
-    """One row of samples per method, all of the same seeds; beside it, the difference from the uncached row."""
+def draw_samples(path: Path, measured: Sequence[Measured], rows: Sequence[Row]) -> list[Path]:
+    """One row of samples per method, all of the same seeds; beside it, the difference from the uncached row.
+
+    Of videos it shows stills, and beside `path` a GIF shows them all.
+    """
+    _samples(measured, rows, stills).savefig(path)
+    if not is_video(measured[0].plain):
+        return [path]
+    gif = path.with_suffix(".gif")
+    frames = range(measured[0].plain.shape[2])
+    write_gif(gif, [_samples(measured, rows, lambda x, f=f: stills(x[:, :, f]), dpi=80) for f in frames])
+    return [path, gif]
+
+
+def _samples(
+    measured: Sequence[Measured], rows: Sequence[Row], shown: Callable[[Tensor], Tensor], dpi: int = 160
+) -> Figure:
+    """`shown` picks the images of a row, at most ten."""
     picked = _worth_showing(rows)
-    reference = _strip(measured[0].plain)
-    figure = Figure(figsize=(13, 0.62 * (len(picked) + 1) + 0.55), dpi=160, layout="constrained")
+    reference = strip(shown(measured[0].plain))
+    figure = Figure(figsize=(13, 0.62 * (len(picked) + 1) + 0.55), dpi=dpi, layout="constrained")
     axes = figure.subplots(len(picked) + 1, 2, squeeze=False)
     axes[0, 0].set_title("samples of the same seeds", fontsize=11)
     axes[0, 1].set_title(f"difference from the first row, x {GAIN}", fontsize=11)
     _show(axes[0], reference, reference, "uncached")
     for pair, index in zip(axes[1:], picked):
         row = rows[index]
-        _show(pair, _strip(measured[index].samples), reference, _caption(row))
+        _show(pair, strip(shown(measured[index].samples)), reference, _caption(row))
         pair[1].set_visible(row.psnr is not None)
-    figure.savefig(path)
+    return figure
 
 
 def _worth_showing(rows: Sequence[Row]) -> list[int]:
@@ -46,20 +62,10 @@ def _worth_showing(rows: Sequence[Row]) -> list[int]:
     return [i for i, row in enumerate(rows) if row.group in shown]
 
 
-def _strip(samples: Tensor, count: int = 10) -> Tensor:
-    """The first samples side by side: (N, C, H, W) -> (H, count * W, C), with a gap of one white pixel."""
-    white = 0.0 if samples.shape[1] == 1 else 1.0  # ink is drawn dark on white
-    padded = torch.nn.functional.pad(samples[:count], (0, 1), value=white)
-    return torch.cat(list(padded), dim=2)[:, :, :-1].permute(1, 2, 0)
-
-
-def _show(pair: Sequence[Axes], strip: Tensor, reference: Tensor, label: str) -> None:
-    difference = 0.5 + GAIN / 2 * (strip - reference)
-    for axis, image, cmap in ((pair[0], strip, "gray_r"), (pair[1], difference.clamp(0, 1), "RdBu")):
-        axis.imshow(image.numpy(), cmap=cmap, vmin=0, vmax=1, interpolation="nearest")
-        axis.set(xticks=[], yticks=[])
-        for spine in axis.spines.values():
-            spine.set_visible(False)
+def _show(pair: Sequence[Axes], row: Tensor, reference: Tensor, label: str) -> None:
+    difference = 0.5 + GAIN / 2 * (row - reference)
+    show(pair[0], row)
+    show(pair[1], difference.clamp(0, 1), "RdBu")
     pair[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9.5)
 
 

@@ -1,4 +1,4 @@
-"""Fidelity to the uncached samples. PSNR per image, so that a mean comes with its standard error."""
+"""Fidelity to the uncached samples. PSNR per image or video, so that a mean comes with its standard error."""
 
 from __future__ import annotations
 
@@ -32,15 +32,18 @@ class Fidelity:
 
 
 def compare(samples: Tensor, reference: Tensor) -> Fidelity:
-    """Both (N, C, H, W) in [0, 1], the range that an image viewer shows."""
+    """Both (N, C, H, W), or (N, C, frames, H, W), in [0, 1], the range that an image viewer shows."""
     exact = torch.equal(samples, reference)
-    psnr = peak_signal_noise_ratio(samples, reference, data_range=1.0, dim=(1, 2, 3), reduction="none")  # (N,)
+    each = tuple(range(1, samples.ndim))
+    psnr = peak_signal_noise_ratio(samples, reference, data_range=1.0, dim=each, reduction="none")  # (N,)
     error = 0.0 if exact else (psnr.std() / math.sqrt(len(psnr))).item() if len(psnr) > 1 else math.nan
     return Fidelity(math.inf if exact else psnr.mean().item(), error, _ssim(samples, reference), exact)
 
 
 def _ssim(samples: Tensor, reference: Tensor) -> float:
-    """The usual Gaussian window of 11 pixels does not fit 8x8 images: those take one of 5."""
+    """Mean over images or frames. The usual window of 11 pixels does not fit 8x8 images: those take one of 5."""
+    if samples.ndim == 5:
+        samples, reference = (x.transpose(1, 2).flatten(0, 1) for x in (samples, reference))
     sigma = 1.5 if min(samples.shape[-2:]) > 22 else 0.5
     value = structural_similarity_index_measure(samples, reference, sigma=sigma, data_range=1.0)
     assert isinstance(value, Tensor)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skipcache.benchmarks.diffusion import Data, noise_loss
+from skipcache.benchmarks.pictures import draw_grid
 from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler
 from skipcache.benchmarks.shipped import FOLDER, load_weights
 from skipcache.benchmarks.training import Recipe, Task
@@ -19,7 +20,16 @@ MODULES = {
     "dit-digits": "skipcache.benchmarks.dit_digits",
     "dit-digits-skip": "skipcache.benchmarks.dit_digits_skip",
     "dit-digits-add": "skipcache.benchmarks.dit_digits_add",
+    "pixart-shapes": "skipcache.benchmarks.pixart_shapes",
+    "latte-digits": "skipcache.benchmarks.latte_digits",
 }
+# What judges their samples: classifiers, each with a `task()` of its own.
+JUDGES = {
+    "digits-classifier": "skipcache.benchmarks.classifier",
+    "shapes-judge": "skipcache.benchmarks.shapes_judge",
+    "moving-digits-judge": "skipcache.benchmarks.moving_digits_judge",
+}
+GRID = 30  # samples in the picture that a training ends with
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,7 @@ class Reference:
     def task(self) -> Task:
         if self.stages is not None:
             return self.stages(self)
-        return Task(self.name, self.build, noise_loss(self.data()), self.score, self.recipe)
+        return Task(self.name, self.build, noise_loss(self.data()), self.score, self.recipe, show=self.show)
 
     def score(self, model: nn.Module, batch: int = 100) -> dict[str, float]:
         """Share of samples of the class asked for, at 50 DDIM steps and guidance 3."""
@@ -48,6 +58,13 @@ class Reference:
         labels = balanced(batch, data.classes)
         samples = ReferencePipeline(model, make_scheduler("ddim"))(data, labels)
         return {"class_accuracy": class_accuracy(self.judge(), samples, labels)}
+
+    def show(self, model: nn.Module, path: Path) -> list[Path]:
+        """A grid of samples, at `path` with the suffix .png, and .gif where they are videos."""
+        data = self.data()
+        labels = balanced(GRID, data.classes)
+        samples = ReferencePipeline(model, make_scheduler("ddim"))(data, labels)
+        return draw_grid(path, samples, [data.names[label] for label in labels])
 
 
 def find_reference(name: str) -> Reference:

@@ -58,7 +58,10 @@ class ReferencePipeline(diffusers.DiffusionPipeline):
         generator = torch.Generator().manual_seed(seed)
         device, dtype = self.transformer.device, self.transformer.dtype
         both = torch.cat([labels, torch.full_like(labels, data.classes)])
-        conditions = {name: rows.to(device) for name, rows in data.conditions(both).items()}
+        conditions = {
+            name: rows.to(device, dtype if rows.is_floating_point() else None)
+            for name, rows in data.conditions(both).items()
+        }
         self.scheduler.set_timesteps(steps, device=device)
         shape = (len(labels), *data.samples.shape[1:])
         x = torch.randn(shape, generator=generator).to(device) * self.scheduler.init_noise_sigma

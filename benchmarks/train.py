@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from skipcache.benchmarks import classifier
-from skipcache.benchmarks.references import MODULES, find_reference
+from skipcache.benchmarks.references import JUDGES, MODULES, find_reference
 from skipcache.benchmarks.sampling import use_threads
 from skipcache.benchmarks.shipped import save_weights
 from skipcache.benchmarks.training import Task, is_first, shortened, train
@@ -33,7 +33,7 @@ def run_training(
     steps: int | None = None,
     threads: int | None = None,
 ) -> Path:
-    """Writes `<out>/<name>.safetensors` beside the checkpoint, and returns its path."""
+    """Writes `<out>/<name>.safetensors` and pictures of samples beside the checkpoint; returns the weights' path."""
     task: Task | None = shortened(find_task(name), steps)
     use_threads(threads)
     with _processes() as first:
@@ -54,8 +54,9 @@ def _run_stage(task: Task, out: Path, seed: int, console: Console) -> tuple[nn.M
         scores = task.score(model)
         settings = {"name": task.name, "seed": seed, "recipe": asdict(task.recipe), "torch": torch.__version__}
         save_weights(model, weights, {**settings, "scores": scores})
+        drawn = [] if task.show is None else task.show(model, weights.with_suffix(""))
         judged = ", ".join(f"{key} {value:.1%}" for key, value in scores.items())
-        console.print(f"{judged}. Wrote {weights}", highlight=False)
+        console.print(f"{judged}. Wrote {', '.join(map(str, [weights, *drawn]))}", highlight=False)
     return model, weights
 
 
@@ -74,10 +75,11 @@ def _processes() -> Iterator[bool]:
 
 
 def find_task(name: str) -> Task:
-    if name == classifier.NAME:
-        return classifier.task()
+    if name in JUDGES:
+        task: Task = importlib.import_module(JUDGES[name]).task()
+        return task
     if name not in MODULES:
-        raise ValueError(f"expected one of {', '.join([*MODULES, classifier.NAME])}, got {name!r}")
+        raise ValueError(f"expected one of {', '.join([*MODULES, *JUDGES])}, got {name!r}")
     return find_reference(name).task()
 
 

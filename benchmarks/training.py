@@ -47,7 +47,7 @@ class Recipe:
 class Task:
     """What is trained: `loss(model, generator, batch)` draws its own batch; `score` judges the result.
 
-    `then` makes the next stage of what this one has trained.
+    `then` makes the next stage of what this one has trained; `show` draws it, at a path without suffix.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Task:
     score: Callable[[nn.Module], dict[str, float]]
     recipe: Recipe
     then: Callable[[nn.Module], Task] | None = None
+    show: Callable[[nn.Module, Path], list[Path]] | None = None
 
 
 def train(

@@ -9,6 +9,7 @@ from diffusers import DiTTransformer2DModel
 from matplotlib.image import imread
 
 from skipcache.benchmarks.cli import main
+from skipcache.benchmarks.references import JUDGES, MODULES
 
 SMALL = ["--steps", "7", "--batch", "3", "--seeds", "0", "1", "--intervals", "3", "--threads", "1"]
 
@@ -111,7 +112,7 @@ def test_missing_extras_say_what_to_install(monkeypatch, capsys):
 
 def test_train_refuses_unknown_names(capsys, tmp_path):
     assert main(["train", "dit", "--out", str(tmp_path)]) == 2
-    message = "expected one of dit-digits, dit-digits-skip, dit-digits-add, digits-classifier, got 'dit'"
+    message = f"expected one of {', '.join([*MODULES, *JUDGES])}, got 'dit'"
     assert message in capsys.readouterr().err
 
 

@@ -35,6 +35,16 @@ def test_ssim_falls_with_structure_not_with_a_small_shift():
     assert compare(samples + 0.02, samples).ssim > 0.98 > 0.5 > compare(samples.flip(-1), samples).ssim
 
 
+def test_videos_are_compared_whole_by_psnr_and_frame_by_frame_by_ssim():
+    reference = torch.rand(2, 3, 4, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.8
+    samples = reference.clone()
+    samples[:, :, 1] += 0.2  # one frame of four: mean squared error 1e-2
+    found = compare(samples, reference)
+    assert found.psnr == pytest.approx(20, abs=1e-3) and found.psnr_error == pytest.approx(0, abs=1e-3)
+    frame = compare(samples[:, :, 1], reference[:, :, 1])
+    assert found.ssim == pytest.approx((3 + frame.ssim) / 4, abs=1e-3)
+
+
 def once(steps: int) -> int:
     return steps
 

@@ -3,12 +3,14 @@
 import pytest
 import torch
 
+import skipcache
 from skipcache.benchmarks import classifier
 from skipcache.benchmarks.digits import digits, split
-from skipcache.benchmarks.references import MODULES, balanced, class_accuracy, find_reference
+from skipcache.benchmarks.references import JUDGES, MODULES, balanced, class_accuracy, find_reference
 from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler
 from skipcache.benchmarks.settings import SCHEDULERS
 from skipcache.benchmarks.shipped import FOLDER, load_weights, read_settings
+from skipcache.benchmarks.training import shortened, train
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +36,45 @@ def test_held_out_digits_are_not_in_the_training_set():
     assert torch.equal(split()[1], held_out)
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name != "dit-digits"])
+@pytest.mark.parametrize("name", ["dit-digits-skip", "dit-digits-add"])
 def test_models_with_branches_draw_what_they_are_asked_for(name):
     reference = find_reference(name)
     labels = balanced(20, 10)
     samples = ReferencePipeline(reference.load(), make_scheduler("ddim"))(reference.data(), labels, steps=10)
     assert class_accuracy(reference.judge(), samples, labels) >= 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "shape"), [("pixart-shapes", 30, (3, 16, 16)), ("latte-digits", 10, (1, 8, 16, 16))]
+)
+def test_captions_draw_what_they_say(name, count, shape):
+    """A caption is right only where all its attributes are; the class of a sample is its caption."""
+    reference = find_reference(name)
+    labels = balanced(count, reference.data().classes)
+    samples = ReferencePipeline(reference.load(), make_scheduler("ddim"))(reference.data(), labels, steps=10)
+    assert samples.shape == (count, *shape) and samples.min() >= 0 and samples.max() <= 1
+    assert class_accuracy(reference.judge(), samples, labels) >= 0.8
+
+
+@pytest.mark.parametrize(("name", "units"), [("pixart-shapes", 24), ("latte-digits", 6)])
+def test_caption_models_are_accelerated_as_they_are(name, units):
+    reference = find_reference(name)
+    pipe = ReferencePipeline(reference.load(), make_scheduler("ddim"))
+    labels = balanced(2, reference.data().classes)
+    plain = pipe(reference.data(), labels, steps=4)
+    with skipcache.accelerated(pipe, 2):
+        assert len(skipcache.find_stack(pipe.transformer).units) == units
+        cached = pipe(reference.data(), labels, steps=4)
+        assert skipcache.report(pipe).cached_steps == 2 and skipcache.report(pipe).engine == "fx"
+    assert 0 < (cached - plain).abs().mean() < 0.1
+
+
+@pytest.mark.parametrize("name", ["pixart-shapes", "latte-digits"])
+def test_training_on_captions_repeats_itself(name, tmp_path):
+    task = shortened(find_reference(name).task(), 2)
+    first, again = (train(task, tmp_path / folder / "run").state_dict() for folder in ("one", "two"))
+    assert all(torch.equal(value, again[key]) for key, value in first.items())
+    assert not torch.equal(first["proj_out.weight"], task.build().proj_out.weight)
 
 
 @pytest.mark.parametrize(("scheduler", "steps"), [("ddim", 10), ("dpm++", 8), ("heun", 8), ("euler", 10), ("ddpm", 30)])
@@ -61,7 +96,7 @@ def test_the_same_seed_draws_the_same_samples(reference, model):
 
 def test_weights_are_small_and_say_how_they_were_made(model):
     assert 1.8e6 < sum(p.numel() for p in model.parameters()) < 2.3e6
-    for name in ("dit-digits", "digits-classifier"):
+    for name in [*MODULES, *JUDGES]:
         path = FOLDER / f"{name}.safetensors"
         assert path.stat().st_size <= 5_000_000
         assert {"name", "seed", "recipe", "torch", "scores"} <= read_settings(path).keys()
@@ -70,5 +105,5 @@ def test_weights_are_small_and_say_how_they_were_made(model):
 def test_missing_weights_and_unknown_names(reference, tmp_path):
     with pytest.raises(ValueError, match="skipcache train dit-digits"):
         load_weights(reference.build(), tmp_path / "dit-digits.safetensors")
-    with pytest.raises(ValueError, match="expected one of dit-digits, dit-digits-skip, dit-digits-add, got 'dit'"):
+    with pytest.raises(ValueError, match=f"expected one of {', '.join(MODULES)}, got 'dit'"):
         find_reference("dit")

@@ -1,0 +1,61 @@
+"""`pixart-shapes`: diffusers' PixArt, 24 blocks, 2M parameters, draws scenes of two shapes from captions."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import PixArtTransformer2DModel
+from torch import nn
+
+from skipcache.benchmarks.captions import WIDTH
+from skipcache.benchmarks.diffusion import TRAIN_STEPS, Data
+from skipcache.benchmarks.references import Reference
+from skipcache.benchmarks.shapes import SIZE, captions, scenes
+from skipcache.benchmarks.shapes_judge import load_judge
+from skipcache.benchmarks.training import Recipe
+
+
+def reference() -> Reference:
+    return Reference(
+        name="pixart-shapes",
+        build=build,
+        data=data,
+        judge=load_judge,
+        recipe=Recipe(steps=5000, batch=32, lr=1e-3, warmup=300),
+    )
+
+
+def build() -> nn.Module:
+    """As deep as a real one, and narrow: 16 tokens of 4x4 pixels need no more."""
+    model = PixArtTransformer2DModel(
+        num_attention_heads=4,
+        attention_head_dim=18,
+        in_channels=3,
+        out_channels=3,
+        num_layers=24,
+        sample_size=SIZE,
+        patch_size=4,
+        cross_attention_dim=72,
+        caption_channels=WIDTH,
+        num_embeds_ada_norm=TRAIN_STEPS,
+    )
+    start_as_identity(model)
+    return model.eval()
+
+
+@torch.no_grad()
+def start_as_identity(model: nn.Module) -> None:
+    """adaLN-Zero (arXiv 2212.09748) in adaLN-single's form, and no word from the caption, as PixArt starts."""
+    linears = [model.adaln_single.linear, model.proj_out]
+    for block in model.transformer_blocks:
+        block.scale_shift_table.zero_()
+        linears.append(block.attn2.to_out[0])
+    for block in getattr(model, "temporal_transformer_blocks", ()):
+        block.scale_shift_table.zero_()
+    for linear in linears:
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+
+
+def data() -> Data:
+    samples, labels = scenes()
+    return Data(samples, labels, {"encoder_hidden_states": load_judge().states()}, captions().texts)
