@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import skipcache
 from skipcache.benchmarks.references import balanced, find_reference
 from skipcache.benchmarks.results import write_json
-from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler, use_threads
+from skipcache.benchmarks.sampling import use_threads
 from skipcache.benchmarks.settings import AnalysisSettings
 from skipcache.benchmarks.table import new_table
 
@@ -70,7 +70,7 @@ def analyze(name: str, settings: AnalysisSettings) -> Stability:
     reference = find_reference(name)
     data, model = reference.data(), reference.load()
     watched = Watched(model, settings.noise, settings.seed)
-    pipe = ReferencePipeline(model, make_scheduler("ddim"))
+    pipe = reference.pipeline(model)
     with watched.watching():
         labels = balanced(settings.batch, data.classes)
         pipe(data, labels, steps=settings.steps, guidance=settings.guidance, seed=settings.seed)

@@ -25,7 +25,7 @@ from skipcache.benchmarks.figures import draw_fidelity, draw_samples
 from skipcache.benchmarks.measure import Bench, Measured
 from skipcache.benchmarks.references import Reference, find_reference
 from skipcache.benchmarks.results import Row, make_row, plain_row, write_results
-from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler, usable_device, use_threads
+from skipcache.benchmarks.sampling import ReferencePipeline, usable_device, use_threads
 from skipcache.benchmarks.settings import STOCHASTIC, Settings
 from skipcache.benchmarks.table import result_tables, rows_table
 from skipcache.benchmarks.variants import Variant, telling, variants
@@ -91,7 +91,7 @@ def make_bench(settings: Settings, reference: Reference) -> Bench:
 def _pipeline(reference: Reference, settings: Settings, device: torch.device, dtype: torch.dtype) -> ReferencePipeline:
     # Past diffusers' own `to`, which warns of modules kept in float32 where there are none.
     model = nn.Module.to(reference.load(settings.weights), device, dtype)
-    return ReferencePipeline(model, make_scheduler(settings.scheduler))
+    return reference.pipeline(model, settings.scheduler)
 
 
 def _measure_all(bench: Bench, beside: Beside | None, console: Console) -> tuple[list[Measured], list[Measured]]:

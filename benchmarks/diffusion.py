@@ -1,4 +1,6 @@
-"""Training a noise predictor: the DDPM loss (arXiv 2006.11239) with dropped conditions (arXiv 2207.12598)."""
+"""Training a denoiser: the DDPM loss (arXiv 2006.11239), or that of v (arXiv 2202.00512), with dropped conditions
+(arXiv 2207.12598).
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,14 @@ class Data:
         return {name: rows[labels] for name, rows in self.table.items()}
 
 
-def noise_loss(data: Data, drop: float = 0.1) -> Callable[[nn.Module, torch.Generator, int], Tensor]:
-    """Mean squared error of the predicted noise; timesteps are spread evenly, for a steadier gradient."""
+def denoising_loss(
+    data: Data, prediction: str = "epsilon", drop: float = 0.1
+) -> Callable[[nn.Module, torch.Generator, int], Tensor]:
+    """Mean squared error of the predicted noise, or of v; timesteps are spread evenly, for a steadier gradient.
+
+    `prediction` is a diffusers scheduler's prediction_type, "epsilon" or "v_prediction": v = sqrt(a) noise -
+    sqrt(1 - a) clean asks for the clean sample where there is little of it, and so for what goes where.
+    """
     alpha_bar = torch.cumprod(1 - torch.linspace(*BETAS, TRAIN_STEPS), 0)
 
     def loss(model: nn.Module, generator: torch.Generator, batch: int) -> Tensor:
@@ -50,6 +58,7 @@ def noise_loss(data: Data, drop: float = 0.1) -> Callable[[nn.Module, torch.Gene
         a = alpha_bar[t].view(-1, *[1] * (clean.ndim - 1))  # (batch, 1, ..., 1)
         noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
         predicted = model(noisy, timestep=t, **data.conditions(labels), return_dict=False)[0]
-        return (predicted - noise).square().mean()
+        target = noise if prediction == "epsilon" else a.sqrt() * noise - (1 - a).sqrt() * clean
+        return (predicted - target).square().mean()
 
     return loss

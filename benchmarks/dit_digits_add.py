@@ -17,9 +17,8 @@ import skipcache
 from skipcache import training
 from skipcache.benchmarks import dit_digits
 from skipcache.benchmarks.classifier import load_judge
-from skipcache.benchmarks.diffusion import noise_loss
+from skipcache.benchmarks.diffusion import denoising_loss
 from skipcache.benchmarks.references import Reference, balanced
-from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler
 from skipcache.benchmarks.training import Recipe, Task
 
 RUNS = 8
@@ -39,7 +38,7 @@ def build() -> nn.Module:
 
 
 def stages(reference: Reference) -> Task:
-    distillation, usual = distill(reference), noise_loss(reference.data())
+    distillation, usual = distill(reference), denoising_loss(reference.data())
 
     def graft() -> nn.Module:
         model = skipcache.graft(dit_digits.reference().load(), "add").eval()
@@ -63,7 +62,7 @@ def distill(reference: Reference) -> Loss:
     @cache
     def runs() -> list[training.Run]:
         plain, data = dit_digits.reference().load(), reference.data()
-        pipe = ReferencePipeline(plain, make_scheduler("ddim"))
+        pipe = reference.pipeline(plain)
         labels = balanced(20, data.classes)
         samplings = [partial(pipe, data, labels, seed=1000 + seed) for seed in range(RUNS)]
         return [training.record_run(plain, sampling) for sampling in samplings]

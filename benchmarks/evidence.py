@@ -18,7 +18,7 @@ import skipcache
 from skipcache.benchmarks.metrics import compare
 from skipcache.benchmarks.references import Reference, balanced, class_accuracy, find_reference
 from skipcache.benchmarks.results import write_json
-from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler, use_threads
+from skipcache.benchmarks.sampling import ReferencePipeline, use_threads
 from skipcache.benchmarks.settings import EvidenceSettings
 from skipcache.benchmarks.table import new_table
 from skipcache.benchmarks.variants import NAMES, make_predictor
@@ -79,7 +79,7 @@ def run_evidence(settings: EvidenceSettings, console: Console) -> Path:
         bar = progress.add_task("", total=len(settings.models) * (_settings_of_one(settings) + bool(settings.images)))
         for name in settings.models:
             reference = find_reference(name)
-            pipe = ReferencePipeline(reference.load(), make_scheduler("ddim"))
+            pipe = reference.pipeline(reference.load())
             progress.update(bar, description=name)
             for row in _fidelity(reference, pipe, settings):
                 kept.append(row)

@@ -20,7 +20,8 @@ def reference() -> Reference:
         build=build,
         data=data,
         judge=load_judge,
-        recipe=Recipe(steps=4000, batch=12, lr=1e-3, warmup=300),
+        recipe=Recipe(steps=4000, batch=12, lr=1.5e-3, warmup=300),
+        prediction="v_prediction",
     )
 
 

@@ -29,7 +29,7 @@ def use_threads(threads: int | None) -> None:
     torch.set_num_threads(threads or os.cpu_count() or 1)
 
 
-def make_scheduler(name: str) -> Any:
+def make_scheduler(name: str, prediction: str = "epsilon") -> Any:
     """A diffusers scheduler on the noise levels that the reference denoisers are trained with."""
     cls, options = SCHEDULERS[name]
     return getattr(diffusers, cls)(
@@ -37,7 +37,7 @@ def make_scheduler(name: str) -> Any:
         beta_start=BETAS[0],
         beta_end=BETAS[1],
         beta_schedule="linear",
-        prediction_type="epsilon",
+        prediction_type=prediction,
         **options,
     )
 

@@ -7,7 +7,6 @@ import skipcache
 from skipcache.benchmarks import classifier
 from skipcache.benchmarks.digits import digits, split
 from skipcache.benchmarks.references import JUDGES, MODULES, balanced, class_accuracy, find_reference
-from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler
 from skipcache.benchmarks.settings import SCHEDULERS
 from skipcache.benchmarks.shipped import FOLDER, load_weights, read_settings
 from skipcache.benchmarks.training import shortened, train
@@ -40,7 +39,7 @@ def test_held_out_digits_are_not_in_the_training_set():
 def test_models_with_branches_draw_what_they_are_asked_for(name):
     reference = find_reference(name)
     labels = balanced(20, 10)
-    samples = ReferencePipeline(reference.load(), make_scheduler("ddim"))(reference.data(), labels, steps=10)
+    samples = reference.pipeline(reference.load())(reference.data(), labels, steps=10)
     assert class_accuracy(reference.judge(), samples, labels) >= 0.9
 
 
@@ -51,7 +50,7 @@ def test_captions_draw_what_they_say(name, count, shape):
     """A caption is right only where all its attributes are; the class of a sample is its caption."""
     reference = find_reference(name)
     labels = balanced(count, reference.data().classes)
-    samples = ReferencePipeline(reference.load(), make_scheduler("ddim"))(reference.data(), labels, steps=10)
+    samples = reference.pipeline(reference.load())(reference.data(), labels, steps=10)
     assert samples.shape == (count, *shape) and samples.min() >= 0 and samples.max() <= 1
     assert class_accuracy(reference.judge(), samples, labels) >= 0.8
 
@@ -59,7 +58,7 @@ def test_captions_draw_what_they_say(name, count, shape):
 @pytest.mark.parametrize(("name", "units"), [("pixart-shapes", 24), ("latte-digits", 6)])
 def test_caption_models_are_accelerated_as_they_are(name, units):
     reference = find_reference(name)
-    pipe = ReferencePipeline(reference.load(), make_scheduler("ddim"))
+    pipe = reference.pipeline(reference.load())
     labels = balanced(2, reference.data().classes)
     plain = pipe(reference.data(), labels, steps=4)
     with skipcache.accelerated(pipe, 2):
@@ -81,14 +80,14 @@ def test_training_on_captions_repeats_itself(name, tmp_path):
 def test_samples_are_of_the_class_asked_for(reference, model, scheduler, steps):
     """Few steps, so not quite all of them."""
     labels = balanced(20, 10)
-    samples = ReferencePipeline(model, make_scheduler(scheduler))(reference.data(), labels, steps=steps)
+    samples = reference.pipeline(model, scheduler)(reference.data(), labels, steps=steps)
     assert samples.shape == (20, 1, 8, 8) and samples.min() >= 0 and samples.max() <= 1
     assert class_accuracy(reference.judge(), samples, labels) >= 0.9
     assert scheduler in SCHEDULERS
 
 
 def test_the_same_seed_draws_the_same_samples(reference, model):
-    pipe = ReferencePipeline(model, make_scheduler("ddim"))
+    pipe = reference.pipeline(model)
     labels = balanced(4, 10)
     first, again, other = (pipe(reference.data(), labels, steps=3, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from skipcache.benchmarks import train as train_command
-from skipcache.benchmarks.diffusion import noise_loss
+from skipcache.benchmarks.diffusion import denoising_loss
 from skipcache.benchmarks.dit_digits import data
 from skipcache.benchmarks.shipped import read_settings
 from skipcache.benchmarks.training import Recipe, Task, shortened, train
@@ -38,7 +38,7 @@ def tiny() -> nn.Module:
 
 @pytest.fixture
 def task() -> Task:
-    return Task("tiny", tiny, noise_loss(data()), lambda model: {"score": 1.0}, Recipe(7, 4, 1e-2, warmup=2))
+    return Task("tiny", tiny, denoising_loss(data()), lambda model: {"score": 1.0}, Recipe(7, 4, 1e-2, warmup=2))
 
 
 def kill_at(step: int):
