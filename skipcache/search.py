@@ -3,8 +3,8 @@
 Every full step s, with the one before it, s', forecasts the deep feature of the steps after it. On an uncached run the
 error that this makes in the output is measured for s' < s < t near each other; dynamic programming picks the full steps
 with the least sum. They come out sparse where features move along, and dense where they turn. The best few placements
-for each choice of units are then run, with corrections fitted on the way, and the one whose last state is nearest to
-the uncached run's is taken.
+for each choice of units, and a few of `Spread`'s, are then run; the one whose last state is nearest to the uncached
+run's is run again, with corrections fitted on the way.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from skipcache.measure import PREDICTOR, Measure, Watcher, watch
 from skipcache.override import check_plain
 from skipcache.placement import Errors, place
 from skipcache.plan import Keep
-from skipcache.policy import Placed
+from skipcache.policy import Placed, Spread
 from skipcache.stack import Stack
 from skipcache.target import find_denoisers
 
 KNOTS = (1, 2, 3, 5, 8, 12, 16, 25)  # distances between full steps, and from them, at which errors are measured
 STRETCH = 3  # the longest distance that is tried, over the mean one
 POWERS = (0.5, 1, 2)  # of the errors, before they are summed: how much large ones count
+SPREADS = (1.4, 1.75, 2.2)  # of `Spread`: placements that no error was measured for
 KEEPS: tuple[Keep, ...] = (0, 1)  # what keep="auto" tries
 
 Goal = tuple[str, float]
@@ -138,8 +139,9 @@ class Search:
             if goal[0] == "max_error":
                 return self._fewest(engine, self._placements(engine, 1, count), goal[1], gain)
             by_power = [self._placements(engine, power, count).get(count) for power in POWERS]
-            trials = [self._trial(engine, full) for full in dict.fromkeys(p for p in by_power if p is not None)]
-            return self._corrected(engine, min(trials, key=lambda t: t.error), gain) if trials else None
+            spread = [Spread(count / self.steps, power).places(self.steps) for power in SPREADS]
+            trials = [self._trial(engine, full) for full in dict.fromkeys((*by_power, *spread)) if full is not None]
+            return self._corrected(engine, min(trials, key=lambda t: t.error), gain)
         finally:
             engine.detach()
 
