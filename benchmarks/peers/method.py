@@ -1,0 +1,139 @@
+"""What is compared: a method, the positions of its knob, and what it is put on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+import skipcache
+from skipcache.benchmarks.diffusion import Data
+from skipcache.benchmarks.peers.counting import Meter, Work
+from skipcache.benchmarks.references import balanced
+from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler
+from skipcache.benchmarks.settings import CALIBRATION_SEED, PeersSettings
+
+Setting = Mapping[str, Any]  # one position of a method's knob
+
+CALIBRATION_BATCH = 4
+THRESHOLDS = tuple(1e-3 * 1.06**i for i in range(160))  # positions of a knob that is a threshold: to 10
+
+
+class Method(Protocol):
+    """A way to sample with less compute.
+
+    Attributes:
+        name: on the command line. label: in tables. library: whose it is, "" for the plain model.
+        note: what the reader of a row has to know; "" for nothing.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def library(self) -> str: ...
+    @property
+    def note(self) -> str: ...
+
+    def aim(self, task: Task, target: float, budget: int) -> Setting:
+        """The position whose compute is at most `budget` FLOPs, and as near to it as the knob allows."""
+
+    def attach(self, task: Task, setting: Setting) -> ReferencePipeline:
+        """A pipeline of its own with the method on; it stays on as long as the pipeline lives."""
+
+    def usage(self, task: Task, setting: Setting) -> str:
+        """The lines that a user writes for it, beyond loading the model and sampling."""
+
+
+@dataclass
+class Task:
+    """One model, sampler and number of steps, and what is measured of the plain model once for all methods."""
+
+    model: nn.Module
+    data: Data
+    settings: PeersSettings
+    work: dict[str, Work] = field(default_factory=dict)  # of calibration runs, by `key_of`
+
+    def __post_init__(self) -> None:
+        self.stack = skipcache.find_stack(self.model)
+        self.plain = self.pipe()
+        self.timesteps = self.timesteps_of(self.settings.steps)
+        self.calls = len(self.timesteps)  # more than steps for second-order samplers
+        self.meter = Meter(self.plain.transformer, self.stack.blocks, lambda: self.calibration_run(self.plain, 2))
+
+    def timesteps_of(self, steps: int) -> list[float]:
+        """At which a run of so many steps calls the denoiser."""
+        scheduler = make_scheduler(self.settings.scheduler)
+        scheduler.set_timesteps(steps)
+        timesteps: list[float] = scheduler.timesteps.tolist()
+        return timesteps
+
+    def pipe(self, cls: Callable[..., ReferencePipeline] = ReferencePipeline) -> ReferencePipeline:
+        """On a copy of the modules over the same weights: methods patch modules, and leave things behind."""
+        weights = (*self.model.parameters(), *self.model.buffers())
+        model = copy.deepcopy(self.model, {id(weight): weight for weight in weights})
+        return cls(model, make_scheduler(self.settings.scheduler))
+
+    def run(self, pipe: ReferencePipeline, seed: int, steps: int | None = None) -> Tensor:
+        return self._sample(pipe, self.settings.batch, seed, steps)
+
+    def calibration_run(self, pipe: ReferencePipeline, steps: int | None = None) -> Tensor:
+        """A few images of a seed that nothing is measured on."""
+        return self._sample(pipe, CALIBRATION_BATCH, CALIBRATION_SEED, steps)
+
+    def _sample(self, pipe: ReferencePipeline, batch: int, seed: int, steps: int | None) -> Tensor:
+        labels = balanced(batch, self.data.classes)
+        steps = steps or self.settings.steps
+        return pipe(self.data, labels, steps=steps, guidance=self.settings.guidance, seed=seed)
+
+    def count(self, method: Method, setting: Setting) -> Work:
+        """Of a calibration run, counted once; a method's first run is for its warm-up."""
+        key = key_of(method, setting)
+        if key not in self.work:
+            pipe = method.attach(self, setting)
+            if method.library == "skipcache":
+                self.calibration_run(pipe)  # its first full step of a shape is traced and proved
+            with self.meter.counting(pipe.transformer) as work:
+                self.calibration_run(pipe, setting.get("steps"))
+            self.work[key] = work
+        return self.work[key]
+
+    @property
+    def plain_work(self) -> Work:
+        if "" not in self.work:
+            with self.meter.counting(self.plain.transformer) as work:
+                self.calibration_run(self.plain)
+            self.work[""] = work
+        return self.work[""]
+
+
+def key_of(method: Method, setting: Setting) -> str:
+    return f"{method.name} {sorted(setting.items())}"
+
+
+def bisect(task: Task, method: Method, ladder: Sequence[Setting], budget: int) -> Setting:
+    """The first position of `ladder` (from least to most saving) within `budget` FLOPs, or the last one.
+
+    Of those that were tried within the budget it takes the one with most compute, since what adapts to the sample
+    need not save more at every step of the ladder. Raises ValueError where the whole ladder saves nothing.
+    """
+
+    def flops(i: int) -> int:
+        return task.count(method, ladder[i]).flops
+
+    low, high = 0, len(ladder) - 1
+    if flops(high) >= task.plain_work.flops:
+        raise ValueError(f"it runs, but saves no compute in a {type(task.model).__name__}")
+    tried = {high}
+    while low < high:
+        middle = (low + high) // 2
+        tried.add(middle)
+        if flops(middle) <= budget:
+            high = middle
+        else:
+            low = middle + 1
+    return ladder[max((i for i in sorted(tried) if flops(i) <= budget), key=flops, default=len(ladder) - 1)]

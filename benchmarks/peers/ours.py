@@ -1,0 +1,100 @@
+"""skipcache's own rows, and the plain model with fewer sampler steps: the rival of every cache."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import skipcache
+from skipcache.benchmarks.peers.method import Setting, Task, bisect
+from skipcache.benchmarks.sampling import ReferencePipeline
+from skipcache.benchmarks.variants import NAMES, make_predictor
+
+
+def calibrate(task: Task, target: float) -> skipcache.Calibration:
+    """The one place where the benchmark chooses how skipcache is calibrated."""
+    pipe = task.pipe()
+    return skipcache.calibrate(pipe, lambda: task.calibration_run(pipe), speedup=target, keep=1)
+
+
+@dataclass
+class Calibrated:
+    """Full steps placed by `calibrate`; its FLOPs are the budget of all others."""
+
+    name: str = "skipcache"
+    label: str = "skipcache, calibrated"
+    library: str = "skipcache"
+    note: str = ""
+    found: dict[float, skipcache.Calibration] = field(default_factory=dict, repr=False)
+
+    def aim(self, task: Task, target: float, budget: int) -> Setting:
+        if target not in self.found:
+            self.found[target] = calibrate(task, target)
+        return {"speedup": target}
+
+    def attach(self, task: Task, setting: Setting) -> ReferencePipeline:
+        return skipcache.accelerate(task.pipe(), calibration=self.found[setting["speedup"]])
+
+    def usage(self, task: Task, setting: Setting) -> str:
+        run = "found = skipcache.calibrate(pipe, lambda: pipe(..., generator=seeded()), "
+        return f"{run}speedup={setting['speedup']:g})\nskipcache.accelerate(pipe, calibration=found)"
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Every `interval`-th step is full, and all after timestep `stop`: with Hold it is the paper's rule."""
+
+    name: str = "uniform-forecast"
+    label: str = "skipcache, uniform, Forecast"
+    library: str = "skipcache"
+    note: str = ""
+    predictor: str = "forecast"
+
+    def aim(self, task: Task, target: float, budget: int) -> Setting:
+        return bisect(task, self, intervals(task.timesteps), budget)
+
+    def attach(self, task: Task, setting: Setting) -> ReferencePipeline:
+        policy = skipcache.Interval(setting["interval"], stop=setting["stop"])
+        return skipcache.accelerate(task.pipe(), policy=policy, predictor=make_predictor(self.predictor))
+
+    def usage(self, task: Task, setting: Setting) -> str:
+        policy = f"skipcache.Interval({setting['interval']}, stop={setting['stop']:g})"
+        return f"skipcache.accelerate(pipe, policy={policy}, predictor=skipcache.{NAMES[self.predictor]})"
+
+
+def intervals(timesteps: Sequence[float]) -> list[Setting]:
+    """Longer and longer intervals, each at first with many full steps at the end: from least to most saving."""
+    found: dict[int, Setting] = {}  # by number of full steps
+    for interval in range(2, len(timesteps) // 2 + 1):
+        for last in range(len(timesteps) // 2, len(timesteps)):
+            full = sum(i % interval == 0 or i > last for i in range(len(timesteps)))
+            found.setdefault(full, {"interval": interval, "stop": timesteps[last]})
+    return [found[full] for full in sorted(found, reverse=True)]
+
+
+@dataclass(frozen=True)
+class FewerSteps:
+    """Rounded up: the rival gets at least the compute of the caches."""
+
+    name: str = "fewer-steps"
+    label: str = "plain, fewer steps"
+    library: str = ""
+    note: str = ""
+
+    def aim(self, task: Task, target: float, budget: int) -> Setting:
+        calls = math.ceil(budget / task.plain_work.flops * task.calls)
+        return {"steps": next(n for n in range(1, task.settings.steps + 1) if len(task.timesteps_of(n)) >= calls)}
+
+    def attach(self, task: Task, setting: Setting) -> ReferencePipeline:
+        return task.pipe()
+
+    def usage(self, task: Task, setting: Setting) -> str:
+        return f"pipe(..., num_inference_steps={setting['steps']})"
+
+
+METHODS = (
+    Uniform(),
+    Uniform("uniform-hold", "skipcache, uniform, Hold", predictor="hold"),
+    FewerSteps(),
+)
