@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import diffusers
 from diffusers.hooks import FasterCacheConfig, PyramidAttentionBroadcastConfig
 
-from skipcache.benchmarks.peers.context import UnconditionalFirst, cached_pipeline, lines
-from skipcache.benchmarks.peers.method import Setting, Task, bisect
+from skipcache.benchmarks.peers.context import UnconditionalFirst, by_hand, cached_pipeline
+from skipcache.benchmarks.peers.method import Setting, Task, best
 from skipcache.benchmarks.sampling import ReferencePipeline
 
 
@@ -18,16 +18,15 @@ from skipcache.benchmarks.sampling import ReferencePipeline
 class PyramidAttentionBroadcast:
     """Attention outputs are reused for `range` steps, between timesteps 100 and 800; the rest of a block always runs.
 
-    Cross and temporal attention are reused three times and twice as long, as diffusers' example for Latte has it.
+    Temporal attention is reused twice as long, cross attention three times, as in the paper (arXiv 2408.12588).
     """
 
     name: str = "pab"
     label: str = "PyramidAttentionBroadcast"
     library: str = "diffusers"
-    note: str = "only attention is reused"
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
-        return bisect(task, self, [{"range": n} for n in range(2, 11)], budget)
+        return best(task, self, [[{"range": n} for n in range(2, 11)]], budget)
 
     def attach(self, task: Task, setting: Setting) -> ReferencePipeline:
         pipe = cached_pipeline(task)
@@ -43,11 +42,11 @@ class PyramidAttentionBroadcast:
 
     def usage(self, task: Task, setting: Setting) -> str:
         n = setting["range"]
-        return lines(
-            task,
-            f"config = PyramidAttentionBroadcastConfig({n}, {2 * n}, {3 * n}, current_timestep_callback=timestep)",
-            "transformer.enable_cache(config)",
-        )
+        config = f"PyramidAttentionBroadcastConfig({n}, {2 * n}, {3 * n}, current_timestep_callback=timestep)"
+        return usage(task, "apply_pyramid_attention_broadcast", config)
+
+    def note(self, task: Task) -> str:
+        return "attention alone is reused"
 
 
 @dataclass(frozen=True)
@@ -60,13 +59,12 @@ class FasterCache:
     name: str = "fastercache"
     label: str = "FasterCache"
     library: str = "diffusers"
-    note: str = "halves of the batch turned round, since it asks for the unconditional one first"
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
         ladder: list[Setting] = [{"range": n, "until": 641} for n in (2, 3, 4, 5, 6, 8, 10)]
         ladder += [{"range": 10, "until": until} for until in range(681, 1002, 40)]
         ladder += [{"range": n, "until": 1001} for n in (15, 20, 50)]
-        return bisect(task, self, ladder, budget)
+        return best(task, self, [ladder], budget)
 
     def attach(self, task: Task, setting: Setting) -> ReferencePipeline:
         pipe = cached_pipeline(task, UnconditionalFirst)
@@ -95,11 +93,18 @@ class FasterCache:
         )
         attention = f"spatial_attention_timestep_skip_range=(-1, {max(681, until)}), attention_weight_callback=weight"
         rest = f"_unconditional_conditional_input_kwargs_identifiers=[..., {names}], tensor_format=..."
-        return lines(
-            task,
-            f"config = FasterCacheConfig({skip}, {attention}, {rest}, current_timestep_callback=timestep)",
-            "transformer.enable_cache(config)",
-        )
+        config = f"FasterCacheConfig({skip}, {attention}, {rest}, current_timestep_callback=timestep)"
+        return usage(task, "apply_faster_cache", config)
+
+    def note(self, task: Task) -> str:
+        return "halves of the batch turned round: it wants the unconditional one first"
+
+
+def usage(task: Task, function: str, config: str) -> str:
+    timestep = "timestep = lambda: pipe.current_timestep"
+    return "\n".join(
+        [*by_hand(task, timestep=True), timestep, f"config = {config}", f"{function}(transformer, config)"]
+    )
 
 
 @contextlib.contextmanager

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from diffusers.hooks import FirstBlockCacheConfig, MagCacheConfig, TaylorSeerCacheConfig
 
-from skipcache.benchmarks.peers.context import WITHIN, enabled, lines
-from skipcache.benchmarks.peers.method import THRESHOLDS, Method, Setting, Task, bisect
+from skipcache.benchmarks.peers.context import by_hand, enabled, noted
+from skipcache.benchmarks.peers.method import THRESHOLDS, Method, Setting, Task, best
 from skipcache.benchmarks.sampling import ReferencePipeline
 
 
@@ -24,37 +24,38 @@ class FirstBlockCache:
     name: str = "fbcache"
     label: str = "FirstBlockCache"
     library: str = "diffusers"
-    note: str = WITHIN
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
-        return bisect(task, self, [{"threshold": t} for t in THRESHOLDS], budget)
+        return best(task, self, [[{"threshold": t} for t in THRESHOLDS]], budget)
 
     def attach(self, task: Task, setting: Setting) -> ReferencePipeline:
         return enabled(task, FirstBlockCacheConfig(**setting))
 
     def usage(self, task: Task, setting: Setting) -> str:
-        return lines(task, f"transformer.enable_cache(FirstBlockCacheConfig(threshold={setting['threshold']:.3g}))")
+        config = f"FirstBlockCacheConfig(threshold={setting['threshold']:.3g})"
+        return "\n".join([*by_hand(task, context=True), f"transformer.enable_cache({config})"])
+
+    def note(self, task: Task) -> str:
+        return noted(task)
 
 
 @dataclass
 class MagCache:
     """All blocks are skipped while the residual's growth, measured once, predicts an error below `threshold`.
 
-    Its own calibration mode prints the ratios that it needs. At most `max_skip_steps` in a row: 3 by default, and
-    more only where that saves too little.
+    Its own calibration mode prints the ratios that it needs. The share `retention_ratio` of steps at the start is full:
+    0.2 by default, or less where that is more faithful. At most `max_skip_steps` in a row: 3 by default, and more only
+    where that saves too little.
     """
 
     name: str = "magcache"
     label: str = "MagCache"
     library: str = "diffusers"
-    note: str = WITHIN
     ratios: Sequence[float] = ()
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
         self.ratios = self.ratios or self._calibrated(task)
-        ladder: list[Setting] = [{"threshold": t, "max_skip_steps": 3} for t in THRESHOLDS]
-        ladder += [{"threshold": THRESHOLDS[-1], "max_skip_steps": k} for k in range(4, 13)]
-        return bisect(task, self, ladder, budget)
+        return best(task, self, [_mag_ladder(0.2), _mag_ladder(0.1), _mag_ladder(0.04)], budget)
 
     def _calibrated(self, task: Task) -> Sequence[float]:
         pipe = enabled(task, MagCacheConfig(num_inference_steps=task.calls, calibrate=True))
@@ -67,11 +68,22 @@ class MagCache:
         return enabled(task, MagCacheConfig(num_inference_steps=task.calls, mag_ratios=list(self.ratios), **setting))
 
     def usage(self, task: Task, setting: Setting) -> str:
-        first = f"transformer.enable_cache(MagCacheConfig(num_inference_steps={task.calls}, calibrate=True))"
-        run = ["pipe(...)  # prints the ratios", "transformer.disable_cache()", "ratios = [...]  # copied from there"]
-        rest = f"threshold={setting['threshold']:.3g}, max_skip_steps={setting['max_skip_steps']}"
-        config = f"MagCacheConfig(num_inference_steps={task.calls}, mag_ratios=ratios, {rest})"
-        return lines(task, first, *run, f"transformer.enable_cache({config})")
+        steps = f"num_inference_steps={task.calls}"
+        rest = ", ".join(f"{name}={value:.3g}" for name, value in setting.items())
+        return (
+            f"apply_mag_cache(transformer, MagCacheConfig({steps}, calibrate=True))\n"
+            "pipe(...)  # prints the ratios\n"
+            "ratios = [...]  # copied from there\n"
+            f"apply_mag_cache(transformer, MagCacheConfig({steps}, mag_ratios=ratios, {rest}))"
+        )
+
+    def note(self, task: Task) -> str:
+        return "calibrated once for this model, sampler and number of steps"
+
+
+def _mag_ladder(retention: float) -> list[Setting]:
+    ladder = [{"threshold": t, "max_skip_steps": 3, "retention_ratio": retention} for t in THRESHOLDS]
+    return [*ladder, *({**ladder[-1], "max_skip_steps": k} for k in range(4, 13))]
 
 
 @dataclass(frozen=True)
@@ -85,33 +97,16 @@ class TaylorSeer:
     name: str = "taylorseer"
     label: str = "TaylorSeerCache"
     library: str = "diffusers"
-    note: str = f"{WITHIN}; cache_identifiers, since the default ones match no module"
     lite: bool = False
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
-        return bisect(task, self, self._ladder(task.calls), budget)
-
-    def _ladder(self, calls: int) -> list[Setting]:
-        """Longer intervals, and within each one fewer full steps before the first cached one."""
-        ladder: list[Setting] = []
-        for interval in range(2, min(13, calls)):
-            starts = {_full(calls, interval, start): start for start in range(calls - 1, 0, -1)}
-            ladder += [
-                {"cache_interval": interval, "disable_cache_before_step": start}
-                for full, start in sorted(starts.items(), reverse=True)
-            ]
-        seen: dict[int, Setting] = {}
-        for setting in ladder:
-            full = _full(calls, setting["cache_interval"], setting["disable_cache_before_step"])
-            seen.setdefault(full, setting)
-        return [seen[full] for full in sorted(seen, reverse=True)]
+        return best(task, self, [_taylor_ladder(task.calls, last) for last in (False, True)], budget)
 
     def attach(self, task: Task, setting: Setting) -> ReferencePipeline:
         return enabled(task, TaylorSeerCacheConfig(taylor_factors_dtype=torch.float32, **self._what(task), **setting))
 
     def _what(self, task: Task) -> dict[str, Any]:
-        lists = sorted({path.rsplit(".", 1)[0] for path in task.stack.blocks})
-        stack = "|".join(lists)
+        stack = "|".join(sorted({path.rsplit(".", 1)[0] for path in task.stack.blocks}))
         if not self.lite:
             return {"cache_identifiers": [rf"({stack})\.\d+\.(attn\d?|ff)"]}
         if hasattr(task.model, "proj_out"):
@@ -121,16 +116,24 @@ class TaylorSeer:
 
     def usage(self, task: Task, setting: Setting) -> str:
         what = ", ".join(f"{name}={value!r}" for name, value in {**self._what(task), **setting}.items())
-        return lines(
-            task,
-            f"config = TaylorSeerCacheConfig(taylor_factors_dtype=torch.float32, {what})",
-            "transformer.enable_cache(config)",
-        )
+        config = f"config = TaylorSeerCacheConfig(taylor_factors_dtype=torch.float32, {what})"
+        return "\n".join([*by_hand(task, context=True), config, "transformer.enable_cache(config)"])
+
+    def note(self, task: Task) -> str:
+        named = "" if "use_lite_mode" in self._what(task) else "; identifiers given, since the defaults match no module"
+        return noted(task) + named
 
 
-def _full(calls: int, interval: int, start: int) -> int:
-    """How many of so many steps TaylorSeer runs in full, by its rule."""
-    return sum(step < start or (step - start - 1) % interval == 0 for step in range(calls))
+def _taylor_ladder(calls: int, last: bool) -> list[Setting]:
+    """Longer and longer intervals, each at first with many more full steps: at the start (3 by default), or the end."""
+    found: dict[int, Setting] = {}  # by number of full steps
+    for interval in range(2, min(13, calls)):
+        for more in range(calls // 2, -1, -1):
+            start, end = (min(3, calls // 8 + 1), calls - more) if last else (max(1, more), calls)
+            setting = {"cache_interval": interval, "disable_cache_before_step": start}
+            full = sum(i < start or i >= end or (i - start - 1) % interval == 0 for i in range(calls))
+            found.setdefault(full, setting | ({"disable_cache_after_step": end} if last else {}))
+    return [found[full] for full in sorted(found, reverse=True)]
 
 
 def methods() -> list[Method]:

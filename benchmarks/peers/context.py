@@ -15,8 +15,6 @@ from torch import Tensor
 from skipcache.benchmarks.peers.method import Task
 from skipcache.benchmarks.sampling import ReferencePipeline
 
-WITHIN = "CacheMixin and cache_context by hand: neither the model nor its pipeline in diffusers has them"
-
 
 class InContext(diffusers.CacheMixin):
     """A denoiser whose calls stand in a `cache_context`; batched guidance is one context."""
@@ -64,11 +62,29 @@ def enabled(task: Task, config: Any, mixin: type = InContext) -> ReferencePipeli
     return pipe
 
 
-def lines(task: Task, *of_config: str) -> str:
-    """What a user writes: the context, where the model's own pipeline lacks it, and `enable_cache`."""
+def by_hand(task: Task, context: bool = False, timestep: bool = False, reset: bool = True) -> list[str]:
+    """The lines that a user writes because the model's class, or its pipeline in diffusers, lacks what is asked for.
+
+    Latte is a CacheMixin, and its pipeline tells the timestep and resets; DiT, PixArt and theirs do none of it.
+    """
     cls = type(task.model)
-    context = ["with self.transformer.cache_context('cond'):  # in the pipeline, around its call"]
-    mixin = [f"class Cached(diffusers.CacheMixin, diffusers.{cls.__name__}): ...", "transformer.__class__ = Cached"]
-    reset = ["transformer._reset_stateful_cache()  # after each run"]
-    own = [] if issubclass(cls, diffusers.CacheMixin) else mixin
-    return "\n".join([*own, *context, *of_config, *reset])
+    has_cache = issubclass(cls, diffusers.CacheMixin)
+    found = []
+    if context and not has_cache:
+        found += [
+            f"class Cached(diffusers.CacheMixin, diffusers.{cls.__name__}): ...",
+            "transformer.__class__ = Cached",
+        ]
+    if context:
+        found.append("with transformer.cache_context('cond'): ...  # in the pipeline, around the call")
+    if timestep and not has_cache:
+        found.append("pipe.current_timestep = t  # in the pipeline, before the call")
+    if reset and not has_cache:
+        found.append("HookRegistry.check_if_exists_or_initialize(transformer).reset_stateful_hooks()  # after each run")
+    return found
+
+
+def noted(task: Task) -> str:
+    """What a method that asks for contexts needs by hand."""
+    mixin = "" if issubclass(type(task.model), diffusers.CacheMixin) else "CacheMixin and "
+    return f"{mixin}cache_context by hand"

@@ -26,6 +26,7 @@ class Work:
     flops: int = 0
     of_block: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # FLOPs that ran inside, by path
     whole: dict[str, int] = field(default_factory=dict)  # FLOPs of one evaluation, by path
+    psnr: float = 0.0  # of the samples, against those of the plain run
 
     @property
     def blocks(self) -> float:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from skipcache.benchmarks.peers.method import THRESHOLDS, Setting, Task, bisect
+from skipcache.benchmarks.peers.method import THRESHOLDS, Setting, Task, best
 from skipcache.benchmarks.sampling import ReferencePipeline
 
-FIRST, WARM_UP = 1, 8  # blocks that always run, and steps: F1B0 and W8 of its documentation, which has 28 to 50 steps
+FIRST = 1  # blocks that always run: F1B0 of its documentation, which at 12 blocks leaves room for three times the speed
 
 
 def dbcache(task: Task, calibrator: str | None, **config: Any) -> ReferencePipeline:
@@ -43,64 +43,69 @@ def usage(calibrator: str | None, *of_config: str) -> str:
 
 @dataclass(frozen=True)
 class DBCache:
-    """Where the first block's residual has changed by less than `threshold`, the others' is reused, or forecast."""
+    """Where the first block's residual has changed by less than `threshold`, the others' is reused, or forecast.
+
+    After `warm_up` full steps: 8, the default, of 28 to 50 steps, or fewer where that is more faithful.
+    """
 
     name: str = "dbcache"
     label: str = "DBCache"
     library: str = "cache-dit"
-    note: str = ""
     calibrator: str | None = None
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
-        return bisect(task, self, [{"threshold": t} for t in THRESHOLDS], budget)
+        warm_ups = {min(n, max(1, round(n * task.calls / 50))) for n in (8, 4, 1)}
+        ladders = [[{"warm_up": n, "threshold": t} for t in THRESHOLDS] for n in sorted(warm_ups)]
+        return best(task, self, ladders, budget)
 
     def attach(self, task: Task, setting: Setting) -> ReferencePipeline:
-        threshold = setting["threshold"]
-        return dbcache(task, self.calibrator, residual_diff_threshold=threshold, max_warmup_steps=_warm_up(task.calls))
+        threshold, warm_up = setting["threshold"], setting["warm_up"]
+        return dbcache(task, self.calibrator, residual_diff_threshold=threshold, max_warmup_steps=warm_up)
 
     def usage(self, task: Task, setting: Setting) -> str:
-        threshold, warm_up = f"{setting['threshold']:.3g}", _warm_up(task.calls)
-        config = f"Fn_compute_blocks=1, residual_diff_threshold={threshold}, max_warmup_steps={warm_up}"
-        return usage(self.calibrator, f"config = cache_dit.DBCacheConfig({config})")
+        config = f"residual_diff_threshold={setting['threshold']:.3g}, max_warmup_steps={setting['warm_up']}"
+        return usage(self.calibrator, f"config = cache_dit.DBCacheConfig(Fn_compute_blocks=1, {config})")
 
-
-def _warm_up(calls: int) -> int:
-    return min(WARM_UP, round(WARM_UP * calls / 50))
+    def note(self, task: Task) -> str:
+        return ""
 
 
 @dataclass(frozen=True)
 class StepsMask:
-    """SCM: `full` steps run in full, whatever changes.
+    """SCM: `full` steps run in full, whatever changes, of which `first` at the start and one at the end.
 
-    As in its own masks half of them come first, and the last step is one; the others are spread evenly between.
+    In its own masks half of them come first; else they are spread evenly, where that is more faithful.
     """
 
     name: str = "scm"
     label: str = "DBCache, SCM"
     library: str = "cache-dit"
-    note: str = ""
     calibrator: str | None = None
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
-        return bisect(task, self, [{"full": n} for n in range(task.calls - 1, 1, -1)], budget)
+        counts = range(task.calls - 1, 1, -1)
+        half = [{"full": n, "first": max(1, n // 2)} for n in counts]
+        return best(task, self, [half, [{"full": n, "first": 1} for n in counts]], budget)
 
     def attach(self, task: Task, setting: Setting) -> ReferencePipeline:
         import cache_dit
 
-        computed, cached = bins(task.calls, setting["full"])
+        computed, cached = bins(task.calls, **setting)
         mask = cache_dit.steps_mask(compute_bins=computed, cache_bins=cached, total_steps=task.calls)
         return dbcache(task, self.calibrator, steps_computation_mask=mask, steps_computation_policy="static")
 
     def usage(self, task: Task, setting: Setting) -> str:
-        computed, cached = bins(task.calls, setting["full"])
+        computed, cached = bins(task.calls, **setting)
         mask = f"mask = cache_dit.steps_mask(compute_bins={computed}, cache_bins={cached})"
         policy = "steps_computation_mask=mask, steps_computation_policy='static'"
         return usage(self.calibrator, mask, f"config = cache_dit.DBCacheConfig(Fn_compute_blocks=1, {policy})")
 
+    def note(self, task: Task) -> str:
+        return ""
 
-def bins(calls: int, full: int) -> tuple[list[int], list[int]]:
+
+def bins(calls: int, full: int, first: int) -> tuple[list[int], list[int]]:
     """(steps that run in full, steps that are cached), in turn: [6, 1, 1], [20, 22]."""
-    first = max(1, full // 2)
     later = full - first
     ends = [first - 1 + round((calls - first) * (i + 1) / later) for i in range(later)]
     steps = [*range(first), *ends]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import skipcache
 from skipcache.benchmarks.diffusion import Data
+from skipcache.benchmarks.metrics import compare
 from skipcache.benchmarks.peers.counting import Meter, Work
 from skipcache.benchmarks.references import balanced
 from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler
@@ -19,6 +20,7 @@ from skipcache.benchmarks.settings import CALIBRATION_SEED, PeersSettings
 Setting = Mapping[str, Any]  # one position of a method's knob
 
 CALIBRATION_BATCH = 4
+NEAR = 0.985  # of a budget: what is as near as this is near enough
 THRESHOLDS = tuple(1e-3 * 1.06**i for i in range(160))  # positions of a knob that is a threshold: to 10
 
 
@@ -27,7 +29,6 @@ class Method(Protocol):
 
     Attributes:
         name: on the command line. label: in tables. library: whose it is, "" for the plain model.
-        note: what the reader of a row has to know; "" for nothing.
     """
 
     @property
@@ -36,8 +37,6 @@ class Method(Protocol):
     def label(self) -> str: ...
     @property
     def library(self) -> str: ...
-    @property
-    def note(self) -> str: ...
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
         """The position whose compute is at most `budget` FLOPs, and as near to it as the knob allows."""
@@ -46,7 +45,10 @@ class Method(Protocol):
         """A pipeline of its own with the method on; it stays on as long as the pipeline lives."""
 
     def usage(self, task: Task, setting: Setting) -> str:
-        """The lines that a user writes for it, beyond loading the model and sampling."""
+        """The lines that a user writes for it, beyond loading the model and sampling: one for each statement."""
+
+    def note(self, task: Task) -> str:
+        """What the reader of its row has to know; "" for nothing."""
 
 
 @dataclass
@@ -64,6 +66,8 @@ class Task:
         self.timesteps = self.timesteps_of(self.settings.steps)
         self.calls = len(self.timesteps)  # more than steps for second-order samplers
         self.meter = Meter(self.plain.transformer, self.stack.blocks, lambda: self.calibration_run(self.plain, 2))
+        with self.meter.counting(self.plain.transformer) as self.work[""]:
+            self.plain_calibration = self.calibration_run(self.plain)
 
     def timesteps_of(self, steps: int) -> list[float]:
         """At which a run of so many steps calls the denoiser."""
@@ -98,16 +102,13 @@ class Task:
             if method.library == "skipcache":
                 self.calibration_run(pipe)  # its first full step of a shape is traced and proved
             with self.meter.counting(pipe.transformer) as work:
-                self.calibration_run(pipe, setting.get("steps"))
+                samples = self.calibration_run(pipe, setting.get("steps"))
+            work.psnr = compare(samples, self.plain_calibration).psnr
             self.work[key] = work
         return self.work[key]
 
     @property
     def plain_work(self) -> Work:
-        if "" not in self.work:
-            with self.meter.counting(self.plain.transformer) as work:
-                self.calibration_run(self.plain)
-            self.work[""] = work
         return self.work[""]
 
 
@@ -115,25 +116,38 @@ def key_of(method: Method, setting: Setting) -> str:
     return f"{method.name} {sorted(setting.items())}"
 
 
-def bisect(task: Task, method: Method, ladder: Sequence[Setting], budget: int) -> Setting:
-    """The first position of `ladder` (from least to most saving) within `budget` FLOPs, or the last one.
+Ladder = Sequence[Setting]  # from least to most saving
 
-    Of those that were tried within the budget it takes the one with most compute, since what adapts to the sample
-    need not save more at every step of the ladder. Raises ValueError where the whole ladder saves nothing.
+
+def best(task: Task, method: Method, ladders: Sequence[Ladder], budget: int) -> Setting:
+    """Of each ladder the position nearest to `budget` FLOPs from below; of these the one most faithful in calibration.
+
+    Where no position is within the budget: the one with least compute. Raises ValueError where none saves any.
+    """
+    found = [nearest(task, method, ladder, budget) for ladder in ladders]
+    within = [setting for setting in found if task.count(method, setting).flops <= budget]
+    if within:
+        return max(within, key=lambda setting: task.count(method, setting).psnr)
+    least = min(found, key=lambda setting: task.count(method, setting).flops)
+    if task.count(method, least).flops >= task.plain_work.flops:
+        raise ValueError(f"it runs, but saves no compute in a {type(task.model).__name__}")
+    return least
+
+
+def nearest(task: Task, method: Method, ladder: Ladder, budget: int) -> Setting:
+    """By bisection: the first position within the budget, or the last of all.
+
+    What adapts to the sample need not save more at every position: of those tried it takes the one with most compute.
     """
 
     def flops(i: int) -> int:
         return task.count(method, ladder[i]).flops
 
     low, high = 0, len(ladder) - 1
-    if flops(high) >= task.plain_work.flops:
-        raise ValueError(f"it runs, but saves no compute in a {type(task.model).__name__}")
-    tried = {high}
-    while low < high:
+    if flops(high) > budget:
+        return ladder[high]
+    while low < high and not NEAR * budget <= flops(high) <= budget:
         middle = (low + high) // 2
-        tried.add(middle)
-        if flops(middle) <= budget:
-            high = middle
-        else:
-            low = middle + 1
-    return ladder[max((i for i in sorted(tried) if flops(i) <= budget), key=flops, default=len(ladder) - 1)]
+        low, high = (low, middle) if flops(middle) <= budget else (middle + 1, high)
+    tried = (i for i in range(len(ladder)) if key_of(method, ladder[i]) in task.work)
+    return ladder[max((i for i in tried if flops(i) <= budget), key=flops)]

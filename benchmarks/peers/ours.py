@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import skipcache
-from skipcache.benchmarks.peers.method import Setting, Task, bisect
+from skipcache.benchmarks.peers.method import Setting, Task, best
 from skipcache.benchmarks.sampling import ReferencePipeline
 from skipcache.benchmarks.variants import NAMES, make_predictor
 
@@ -25,7 +25,6 @@ class Calibrated:
     name: str = "skipcache"
     label: str = "skipcache, calibrated"
     library: str = "skipcache"
-    note: str = ""
     found: dict[float, skipcache.Calibration] = field(default_factory=dict, repr=False)
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
@@ -40,6 +39,9 @@ class Calibrated:
         run = "found = skipcache.calibrate(pipe, lambda: pipe(..., generator=seeded()), "
         return f"{run}speedup={setting['speedup']:g})\nskipcache.accelerate(pipe, calibration=found)"
 
+    def note(self, task: Task) -> str:
+        return ""
+
 
 @dataclass(frozen=True)
 class Uniform:
@@ -48,11 +50,10 @@ class Uniform:
     name: str = "uniform-forecast"
     label: str = "skipcache, uniform, Forecast"
     library: str = "skipcache"
-    note: str = ""
     predictor: str = "forecast"
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
-        return bisect(task, self, intervals(task.timesteps), budget)
+        return best(task, self, [intervals(task.timesteps)], budget)
 
     def attach(self, task: Task, setting: Setting) -> ReferencePipeline:
         policy = skipcache.Interval(setting["interval"], stop=setting["stop"])
@@ -61,6 +62,9 @@ class Uniform:
     def usage(self, task: Task, setting: Setting) -> str:
         policy = f"skipcache.Interval({setting['interval']}, stop={setting['stop']:g})"
         return f"skipcache.accelerate(pipe, policy={policy}, predictor=skipcache.{NAMES[self.predictor]})"
+
+    def note(self, task: Task) -> str:
+        return ""
 
 
 def intervals(timesteps: Sequence[float]) -> list[Setting]:
@@ -80,7 +84,6 @@ class FewerSteps:
     name: str = "fewer-steps"
     label: str = "plain, fewer steps"
     library: str = ""
-    note: str = ""
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
         calls = math.ceil(budget / task.plain_work.flops * task.calls)
@@ -91,6 +94,9 @@ class FewerSteps:
 
     def usage(self, task: Task, setting: Setting) -> str:
         return f"pipe(..., num_inference_steps={setting['steps']})"
+
+    def note(self, task: Task) -> str:
+        return "rounded up: at least the compute of the caches"
 
 
 METHODS = (

@@ -49,7 +49,7 @@ def enter(task: Task, method: Method, setting: Setting) -> Contender:
         method.label,
         method.library,
         None,
-        method.note,
+        method.note(task),
         setting=dict(setting),
         usage=usage,
         lines=len(usage.splitlines()),

@@ -159,7 +159,7 @@ def enter_all(task: Task, entries: Sequence[Entry], show: Show) -> tuple[dict[st
 def _row(entry: Entry, contenders: dict[str, Contender]) -> Row:
     method, target = entry.method, entry.target
     if entry.setting is None:
-        return Row(method.name, method.label, method.library, target, method.note, entry.error)
+        return Row(method.name, method.label, method.library, target, error=entry.error)
     row = contenders[key_of(method, entry.setting)].row
     return replace(row, target=target, over_budget=over(row, entry.budget))
 
