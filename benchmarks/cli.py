@@ -62,13 +62,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="skipcache", description="Skip-Cache for diffusion transformers.")
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="bench | train | inspect | evidence | analyze"
+        dest="command", required=True, metavar="bench | train | inspect | evidence | analyze | publish"
     )
     _add_bench(commands.add_parser("bench", help="measure speed and fidelity on a trained reference denoiser"))
     _add_train(commands.add_parser("train", help="train a reference model from scratch; resumable"))
     _add_inspect(commands.add_parser("inspect", help="show the stack, the plan and the ideal speedup of a model"))
     _add_evidence(commands.add_parser("evidence", help="how well models with and without skip branches cache"))
     _add_analyze(commands.add_parser("analyze", help="how stable the features of each block are"))
+    _add_publish(commands.add_parser("publish", help="write the docs' tables out of result files"))
     return parser
 
 
@@ -303,6 +304,20 @@ def _analyze(args: argparse.Namespace) -> None:
     from skipcache.benchmarks.analysis import run_analysis
 
     run_analysis(_gathered(AnalysisSettings, args), _console())
+
+
+def _add_publish(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("runs", type=Path, nargs="*", metavar="RUN", help="folders of `bench --peers` to take in (default: none)")
+    add("--root", type=Path, default=Path(), help="the checkout whose docs are written (default: this folder)")
+    parser.set_defaults(run=_publish)
+
+
+def _publish(args: argparse.Namespace) -> None:
+    from skipcache.benchmarks.publish import publish
+
+    written = publish(args.runs, args.root)
+    print("\n".join(f"wrote {path}" for path in written) or "nothing has changed")
 
 
 def _add_run(parser: argparse.ArgumentParser, out: Path, what: str) -> None:

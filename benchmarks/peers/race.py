@@ -10,7 +10,7 @@ from torch import Tensor
 
 from skipcache.benchmarks.peers.memory import holding
 from skipcache.benchmarks.peers.method import Method, Setting, Task
-from skipcache.benchmarks.peers.rows import OVER, Row, median
+from skipcache.benchmarks.peers.rows import Row, median
 from skipcache.benchmarks.sampling import ReferencePipeline
 
 
@@ -79,7 +79,7 @@ def race(task: Task, contenders: Sequence[Contender], on_run: Callable[[], None]
     plain: list[Tensor] = []
     for turn, seed in enumerate(task.settings.seeds):
         order = contenders if turn % 2 == 0 else contenders[::-1]
-        samples = None
+        samples = task.run(task.plain, seed) if not order else None
         for pair in _pairs(order):
             took = {}
             for contender in (pair[0], None, *pair[1:]):
@@ -107,7 +107,3 @@ def finish(contender: Contender, plain_flops: int, plain_bytes: int) -> None:
     row.speedup = median(row.ratios)
     row.flop_speedup = plain_flops / (row.flops or 1)
     row.extra_bytes = max(0, (row.extra_bytes or 0) - plain_bytes)
-
-
-def over(row: Row, budget: int) -> bool:
-    return (row.flops or 0) > OVER * budget

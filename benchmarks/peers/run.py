@@ -17,8 +17,8 @@ from torch import nn
 from skipcache.benchmarks.peers import ours
 from skipcache.benchmarks.peers.frontier import draw_frontier
 from skipcache.benchmarks.peers.method import Method, Setting, Task, key_of
-from skipcache.benchmarks.peers.race import Contender, enter, finish, over, plain_work, race
-from skipcache.benchmarks.peers.rows import Judge, Row
+from skipcache.benchmarks.peers.race import Contender, enter, finish, plain_work, race
+from skipcache.benchmarks.peers.rows import OVER, Judge, Row
 from skipcache.benchmarks.peers.table import print_peers
 from skipcache.benchmarks.references import balanced, find_reference
 from skipcache.benchmarks.results import describe_device, write_json
@@ -71,11 +71,11 @@ def find_methods(names: Sequence[str]) -> list[Method]:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a method is set to for a target, or why it cannot run."""
+    """What a method is set to for a target, or why it cannot run; `budget` is a share of the plain run's FLOPs."""
 
     method: Method
     target: float
-    budget: int
+    budget: float
     setting: Setting | None
     error: str | None = None
 
@@ -125,10 +125,10 @@ def tune_all(task: Task, methods: Sequence[Method], show: Show) -> Iterator[Entr
             setting = method.aim(task, target, budget)
             if isinstance(method, ours.Calibrated):
                 budget = task.count(method, setting).flops
-            yield Entry(method, target, budget, setting)
+            yield Entry(method, target, budget / task.plain_work.flops, setting)
         except Exception as error:  # whatever a peer raises is its result
             failed.add(method.name)
-            yield Entry(method, target, budget, None, _told(error))
+            yield Entry(method, target, 0.0, None, _told(error))
 
 
 def _is_asked(task: Task, method: Method, target: float) -> bool:
@@ -161,7 +161,7 @@ def _row(entry: Entry, contenders: dict[str, Contender]) -> Row:
     if entry.setting is None:
         return Row(method.name, method.label, method.library, target, error=entry.error)
     row = contenders[key_of(method, entry.setting)].row
-    return replace(row, target=target, over_budget=over(row, entry.budget))
+    return replace(row, target=target, over_budget=1 / (row.flop_speedup or 1) > OVER * entry.budget)
 
 
 @contextmanager
