@@ -104,7 +104,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
         "--seeds",
         type=int,
         nargs="+",
-        help="one pair of runs for each (default 0 1 2 3 4; with --peers 0 1 2 3)",
+        help="one pair of runs for each (default 0 1 2 3 4; with --peers 0 1 2)",
     )
     add("--device", default=defaults.device, help="cpu, cuda, cuda:1, mps (default %(default)s)")
     add("--dtype", help=f"{', '.join(DTYPES)} (default {defaults.dtype}; bfloat16 for presets on cuda)")

@@ -172,7 +172,7 @@ class PeersSettings:
     batch: int = 12
     targets: tuple[float, ...] = (1.5, 2.2, 3.0)
     methods: tuple[str, ...] = ALL_PEERS
-    seeds: tuple[int, ...] = (0, 1, 2, 3)
+    seeds: tuple[int, ...] = (0, 1, 2)
     threads: int | None = None
     out: Path = Path("peers-out")
 

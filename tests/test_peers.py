@@ -81,7 +81,7 @@ def test_our_own_count_is_the_reports(task):
     with skipcache.accelerated(task.pipe(), 3) as pipe:
         task.calibration_run(pipe)
         skipcache.reset(pipe)
-        with task.meter.counting(pipe.transformer) as work:
+        with task.meter.counting(pipe.transformer, 4) as work:
             task.calibration_run(pipe)
         report = skipcache.report(pipe)
     assert work.blocks == report.blocks_run == 3 * 6 + 4 * 2
@@ -168,6 +168,7 @@ def test_errors_are_listed_not_raised(pixart, monkeypatch):
     assert facts["plain_untouched"] and rows[0].method == "" and rows[0].psnr is None and rows[0].psnr_fine > 0
     assert [row.target for row in rows if row.method == "fake" and not row.error] == [1.5, 2.2, 3.0]
     assert [row.target for row in rows if row.method == "uniform-hold"] == [1.5, 1.7, 2.2, 3.0]
+    assert [row.blocks for row in rows if row.method in ("", "fake")] == [7 * 6, 4 * 6, 3 * 6, 2 * 6]  # of 2 images
     assert all(row.flop_speedup >= row.target or row.over_budget for row in rows if row.target and not row.error)
 
 

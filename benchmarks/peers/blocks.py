@@ -55,7 +55,7 @@ class MagCache:
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
         self.ratios = self.ratios or self._calibrated(task)
-        return best(task, self, [_mag_ladder(0.2), _mag_ladder(0.1), _mag_ladder(0.04)], budget)
+        return best(task, self, [_mag_ladder(0.2), _mag_ladder(0.04)], budget)
 
     def _calibrated(self, task: Task) -> Sequence[float]:
         pipe = enabled(task, MagCacheConfig(num_inference_steps=task.calls, calibrate=True))

@@ -44,8 +44,8 @@ class Leaf:
 class Meter:
     """Weighs a plain model once; counts what runs of it, or of copies of it, compute."""
 
-    def __init__(self, model: nn.Module, blocks: Sequence[str], run: Callable[[], Any]) -> None:
-        self.blocks = tuple(blocks)
+    def __init__(self, model: nn.Module, blocks: Sequence[str], run: Callable[[], Any], batch: int) -> None:
+        self.blocks, self.batch = tuple(blocks), batch
         self.names = [name for name, module in model.named_modules() if not any(module.children())]
         self.leaves: dict[str, Leaf] = {}
         self.whole: dict[str, int] = defaultdict(int)
@@ -64,9 +64,9 @@ class Meter:
                 run()
 
     @contextmanager
-    def counting(self, model: nn.Module) -> Iterator[Work]:
-        """The work of the runs of `model` in this context."""
-        work = Work(whole=dict(self.whole))
+    def counting(self, model: nn.Module, batch: int) -> Iterator[Work]:
+        """The work of the runs of `model` on so many images in this context."""
+        work = Work(whole={path: flops * batch // self.batch for path, flops in self.whole.items()})
 
         def count(name: str, block: str | None, numel: int) -> None:
             leaf = self.leaves[name]

@@ -65,8 +65,9 @@ class Task:
         self.plain = self.pipe()
         self.timesteps = self.timesteps_of(self.settings.steps)
         self.calls = len(self.timesteps)  # more than steps for second-order samplers
-        self.meter = Meter(self.plain.transformer, self.stack.blocks, lambda: self.calibration_run(self.plain, 2))
-        with self.meter.counting(self.plain.transformer) as self.work[""]:
+        weighed = lambda: self.calibration_run(self.plain, 2)  # noqa: E731
+        self.meter = Meter(self.plain.transformer, self.stack.blocks, weighed, CALIBRATION_BATCH)
+        with self.meter.counting(self.plain.transformer, CALIBRATION_BATCH) as self.work[""]:
             self.plain_calibration = self.calibration_run(self.plain)
 
     def timesteps_of(self, steps: int) -> list[float]:
@@ -101,7 +102,7 @@ class Task:
             pipe = method.attach(self, setting)
             if method.library == "skipcache":
                 self.calibration_run(pipe)  # its first full step of a shape is traced and proved
-            with self.meter.counting(pipe.transformer) as work:
+            with self.meter.counting(pipe.transformer, CALIBRATION_BATCH) as work:
                 samples = self.calibration_run(pipe, setting.get("steps"))
             work.psnr = compare(samples, self.plain_calibration).psnr
             self.work[key] = work

@@ -39,9 +39,11 @@ def enter(task: Task, method: Method, setting: Setting) -> Contender:
     first, steps = task.settings.seeds[0], setting.get("steps")
     with holding() as held:
         pipe = method.attach(task, setting)
-        task.run(pipe, first, steps)  # warm-up
+        if method.library == "skipcache":
+            task.run(pipe, first, steps)  # its first full step of a shape is traced and proved
         calls = len(task.timesteps_of(steps or task.settings.steps))
-        with task.meter.counting(pipe.transformer) as work, held.looking(pipe.transformer, calls):
+        model = pipe.transformer
+        with task.meter.counting(model, task.settings.batch) as work, held.looking(model, calls):
             task.run(pipe, first, steps)
     usage = method.usage(task, setting)
     row = Row(
@@ -65,7 +67,10 @@ def plain_work(task: Task) -> tuple[int, int]:
     first = task.settings.seeds[0]
     with holding() as held:
         pipe = task.pipe()
-        with task.meter.counting(pipe.transformer) as work, held.looking(pipe.transformer, task.calls):
+        with (
+            task.meter.counting(pipe.transformer, task.settings.batch) as work,
+            held.looking(pipe.transformer, task.calls),
+        ):
             task.run(pipe, first)
     return work.flops, held.bytes
 
