@@ -24,7 +24,7 @@ class InContext(diffusers.CacheMixin):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.current_timestep = int(kwargs["timestep"].flatten()[0])
         with self.cache_context("cond"):
-            return super().__call__(*args, **kwargs)  # type: ignore[misc]
+            return super().__call__(*args, **kwargs)
 
 
 class UnconditionalFirst(InContext):

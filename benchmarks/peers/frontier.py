@@ -5,9 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from skipcache.benchmarks.peers.rows import Row
 from skipcache.benchmarks.settings import STOCHASTIC, PeersSettings
@@ -29,6 +31,7 @@ STYLES = {
     "pab": ("#999999", "^", "-"),
     "fastercache": ("#999999", "v", ":"),
 }
+LIBRARIES = {"skipcache": "skipcache", "": "no cache", "cache-dit": "cache-dit", "diffusers": "diffusers"}
 
 
 def draw_frontier(path: Path, rows: Sequence[Row], settings: PeersSettings) -> None:
@@ -46,14 +49,31 @@ def draw_frontier(path: Path, rows: Sequence[Row], settings: PeersSettings) -> N
                 f"plain, {settings.steps} steps", (0.99, plain), xycoords=("axes fraction", "data"),
                 ha="right", va="bottom", fontsize=8, color="#333333",
             )  # fmt: skip
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8.5, handlelength=3)
+    _draw_legend(figure, axes[0], rows)
     images = settings.batch * len(settings.seeds)
     figure.suptitle(
         f"{settings.model}, {settings.scheduler.upper()}, {images} images: equal compute, tuned apart from the test",
         fontsize=10.5,
     )
     figure.savefig(path)
+
+
+def _draw_legend(figure: Figure, axis: Axes, rows: Sequence[Row]) -> None:
+    """The methods by library, each under its name."""
+    drawn = dict(zip(*reversed(axis.get_legend_handles_labels())))
+    handles: list[Any] = []
+    labels: list[str] = []
+    for library, title in LIBRARIES.items():
+        found = [label for label in drawn if any(r.label == label and r.library == library for r in rows)]
+        if found:
+            handles += [Line2D([], [], linestyle="none"), *(drawn[label] for label in found)]
+            labels += [title, *(label.removeprefix("skipcache, ") for label in found)]
+    legend = figure.legend(
+        handles, labels, loc="outside right center", frameon=False, fontsize=8.5, handlelength=3, labelspacing=0.6
+    )
+    for text in legend.get_texts():
+        if text.get_text() in LIBRARIES.values():
+            text.set_fontweight("bold")
 
 
 def _draw(axis: Axes, rows: Sequence[Row], what: str, title: str) -> None:
