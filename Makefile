@@ -2,11 +2,21 @@
 PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= bench-out
+MODELS ?= dit-digits pixart-shapes latte-digits
+SAMPLERS ?= ddim dpm++ ddpm
 
-.PHONY: bench test lint clean
+.PHONY: bench test lint evidence clean
 
 bench: .venv/installed
 	$(BIN)/skipcache bench --out $(OUT)
+
+# Other caches at equal compute, for every model and sampler; then the docs' tables and pictures of it.
+evidence: .venv/installed
+	for model in $(MODELS); do for sampler in $(SAMPLERS); do \
+	    $(BIN)/skipcache bench --peers --model $$model --scheduler $$sampler \
+	        --out evidence-out/$$model-$$sampler || exit 1; \
+	done; done
+	$(BIN)/skipcache publish evidence-out/*
 
 test: .venv/installed
 	$(BIN)/python -m pytest
@@ -25,4 +35,4 @@ lint: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .lint build *.egg-info $(OUT)
+	rm -rf .venv .lint build *.egg-info $(OUT) evidence-out

@@ -12,19 +12,24 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from skipcache.benchmarks.settings import (
+    ALL_PEERS,
     DTYPES,
     PREDICTORS,
     PRESETS,
     SCHEDULERS,
     AnalysisSettings,
     EvidenceSettings,
+    PeersSettings,
     PresetSettings,
     Settings,
 )
 
-S = TypeVar("S", Settings, PresetSettings, EvidenceSettings, AnalysisSettings)
+S = TypeVar("S", Settings, PeersSettings, PresetSettings, EvidenceSettings, AnalysisSettings)
 
-EXTRAS = ("diffusers", "matplotlib", "safetensors", "sklearn", "torchmetrics")  # modules of skipcache[bench]
+EXTRAS = {  # modules -> the extra that installs them
+    **dict.fromkeys(("diffusers", "matplotlib", "safetensors", "sklearn", "torchmetrics"), "bench"),
+    "cache_dit": "peers",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,9 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args.run(args)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] not in EXTRAS:
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
             raise
-        return _fail(f"{args.command} needs {error.name}; pip install 'skipcache[bench]'")
+        return _fail(f"{args.command} needs {error.name}; pip install 'skipcache[{extra}]'")
     except (ValueError, OSError) as error:
         if args.traceback:
             raise
@@ -56,13 +62,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="skipcache", description="Skip-Cache for diffusion transformers.")
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="bench | train | inspect | evidence | analyze"
+        dest="command", required=True, metavar="bench | train | inspect | evidence | analyze | publish"
     )
     _add_bench(commands.add_parser("bench", help="measure speed and fidelity on a trained reference denoiser"))
     _add_train(commands.add_parser("train", help="train a reference model from scratch; resumable"))
     _add_inspect(commands.add_parser("inspect", help="show the stack, the plan and the ideal speedup of a model"))
     _add_evidence(commands.add_parser("evidence", help="how well models with and without skip branches cache"))
     _add_analyze(commands.add_parser("analyze", help="how stable the features of each block are"))
+    _add_publish(commands.add_parser("publish", help="write the docs' tables out of result files"))
     return parser
 
 
@@ -72,7 +79,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     add("--model", default=defaults.model, help="reference denoiser (default %(default)s)")
     add("--weights", type=Path, help="a .safetensors file of `skipcache train` in place of the shipped one")
     add("--beside", metavar="MODEL", help="another one in a table of its own, or none (default: dit-digits-skip)")
-    add("--steps", type=int, default=defaults.steps, help="sampler steps (default %(default)s)")
+    add("--steps", type=int, help=f"sampler steps (default {defaults.steps}; with --peers 20 for dpm++)")
     add("--scheduler", default=defaults.scheduler, help=f"{', '.join(SCHEDULERS)} (default %(default)s)")
     add("--guidance", type=float, default=defaults.guidance, help="guidance scale (default %(default)s)")
     add("--batch", type=int, help=f"images per run (default {defaults.batch}, or the preset's)")
@@ -97,19 +104,34 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
         "--seeds",
         type=int,
         nargs="+",
-        default=defaults.seeds,
-        help="one pair of runs for each (default 0 1 2 3 4)",
+        help="one pair of runs for each (default 0 1 2 3 4; with --peers 0 1 2)",
     )
     add("--device", default=defaults.device, help="cpu, cuda, cuda:1, mps (default %(default)s)")
     add("--dtype", help=f"{', '.join(DTYPES)} (default {defaults.dtype}; bfloat16 for presets on cuda)")
-    _add_run(parser, defaults.out, "the results")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    add("--out", type=Path, help=f"folder for the results (default {defaults.out}; with --peers {PeersSettings.out})")
+    _add_peers(parser)
     add("--preset", help=f"in place of a model: time one of real size with random weights; {', '.join(PRESETS)}")
     add("--compile", nargs="?", const="inductor", metavar="BACKEND", help="presets: compile the plain model and fx")
     add("--results", type=Path, help="presets: folder for the results (default: --out on CPU, else benchmarks/results)")
     parser.set_defaults(run=_bench)
 
 
+def _add_peers(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--peers", action="store_true", help="beside other caches (skipcache[peers]), tuned to the same compute")
+    targets = " ".join(f"{target:g}" for target in PeersSettings.targets)
+    add("--targets", type=float, nargs="+", help=f"peers: speedups by FLOPs to tune for (default {targets})")
+    add("--methods", nargs="+", metavar="METHOD", help=f"peers: some of {', '.join(ALL_PEERS)} (default all)")
+
+
 def _bench(args: argparse.Namespace) -> None:
+    if args.peers:
+        _bench_peers(args)
+        return
+    for option in ("targets", "methods"):
+        if getattr(args, option) is not None:
+            raise ValueError(f"--{option}: expected with --peers alone; add --peers")
     if args.preset is not None:
         _bench_preset(args)
         return
@@ -121,13 +143,34 @@ def _bench(args: argparse.Namespace) -> None:
         Settings,
         args,
         beside=_beside(args, defaults),
-        batch=defaults.batch if args.batch is None else args.batch,
         keep=_both_ends(args.keep),
-        dtype=args.dtype or defaults.dtype,
+        **{name: _given(args, defaults, name) for name in ("steps", "batch", "seeds", "dtype", "out")},
     )
     from skipcache.benchmarks.bench import run_bench
 
     run_bench(settings, _console())
+
+
+def _given(args: argparse.Namespace, defaults: Any, name: str) -> Any:
+    """An option whose default depends on what else is asked for."""
+    value = getattr(args, name)
+    return getattr(defaults, name) if value is None else tuple(value) if isinstance(value, list) else value
+
+
+def _bench_peers(args: argparse.Namespace) -> None:
+    plain = Settings()
+    options = ("preset", "compile", "results", "beside", "dtype")
+    unused = {**dict.fromkeys(options), **{n: getattr(plain, n) for n in ("intervals", "predictors", "keep", "device")}}
+    for option, default in unused.items():
+        if getattr(args, option) != default:
+            name = "predictor" if option == "predictors" else option
+            raise ValueError(f"--{name}: expected without --peers; leave out one of them")
+    defaults = PeersSettings(steps=20 if args.scheduler == "dpm++" else 50)
+    given = ("steps", "batch", "targets", "methods", "seeds", "out")
+    settings = _gathered(PeersSettings, args, **{name: _given(args, defaults, name) for name in given})
+    from skipcache.benchmarks.peers.run import run_peers
+
+    run_peers(settings, _console())
 
 
 def _beside(args: argparse.Namespace, defaults: Settings) -> str | None:
@@ -152,7 +195,9 @@ def _bench_preset(args: argparse.Namespace) -> None:
             raise ValueError(f"--{option}: expected without --preset, which has its own; leave out one of them")
     if tuple(args.predictors) != defaults.predictors:
         raise ValueError("--predictor: expected without --preset, which takes the family's best; leave out one of them")
-    settings = _gathered(PresetSettings, args, keep=_both_ends(args.keep), pairs=len(args.seeds))
+    shared = {name: _given(args, defaults, name) for name in ("steps", "out")}
+    pairs = len(_given(args, defaults, "seeds"))
+    settings = _gathered(PresetSettings, args, keep=_both_ends(args.keep), pairs=pairs, **shared)
     from skipcache.benchmarks.bench_presets import run_presets
 
     run_presets(settings, _console())
@@ -259,6 +304,20 @@ def _analyze(args: argparse.Namespace) -> None:
     from skipcache.benchmarks.analysis import run_analysis
 
     run_analysis(_gathered(AnalysisSettings, args), _console())
+
+
+def _add_publish(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("runs", type=Path, nargs="*", metavar="RUN", help="folders of `bench --peers` to take in (default: none)")
+    add("--root", type=Path, default=Path(), help="the checkout whose docs are written (default: this folder)")
+    parser.set_defaults(run=_publish)
+
+
+def _publish(args: argparse.Namespace) -> None:
+    from skipcache.benchmarks.publish import publish
+
+    written = publish(args.runs, args.root)
+    print("\n".join(f"wrote {path}" for path in written) or "nothing has changed")
 
 
 def _add_run(parser: argparse.ArgumentParser, out: Path, what: str) -> None:

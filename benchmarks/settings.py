@@ -150,6 +150,52 @@ class AnalysisSettings:
         _a_folder("--out", self.out)
 
 
+CALIBRATION_SEED = 1000  # and beyond: no method is measured on what it was calibrated or tuned on
+PEERS = {  # methods of `skipcache bench --peers`: their names, by the library that they need
+    "skipcache": ("skipcache", "uniform-forecast", "uniform-hold"),
+    "": ("fewer-steps",),
+    "cache-dit": ("dbcache", "dbcache-taylorseer", "scm", "scm-taylorseer"),
+    "diffusers": ("fbcache", "magcache", "taylorseer", "taylorseer-lite", "pab", "fastercache"),
+}
+ALL_PEERS = tuple(name for names in PEERS.values() for name in names)
+
+
+@dataclass(frozen=True)
+class PeersSettings:
+    """The options of `skipcache bench --peers`; `targets` are speedups by FLOPs."""
+
+    model: str = "dit-digits"
+    weights: Path | None = None
+    scheduler: str = "ddim"
+    steps: int = 50
+    guidance: float = 3.0
+    batch: int = 12
+    targets: tuple[float, ...] = (1.5, 2.2, 3.0)
+    methods: tuple[str, ...] = ALL_PEERS
+    seeds: tuple[int, ...] = (0, 1, 2)
+    threads: int | None = None
+    out: Path = Path("peers-out")
+
+    def __post_init__(self) -> None:
+        _at_least("--steps", self.steps, 4, "fewer leave no room for three speedups")
+        _at_least("--batch", self.batch, 2, "a standard error needs two images")
+        _at_least("--seeds", len(self.seeds), 1, "give one or more, such as --seeds 0 1 2")
+        if max(self.seeds) >= CALIBRATION_SEED:
+            raise ValueError(
+                f"--seeds: expected numbers below {CALIBRATION_SEED}, from which on methods are tuned, "
+                f"got {max(self.seeds)}"
+            )
+        if not self.targets or not min(self.targets) > 1:
+            raise ValueError(f"--targets: expected speedups above 1, got {' '.join(map(str, self.targets))}")
+        _threads(self.threads)
+        for option, values in (("--targets", self.targets), ("--seeds", self.seeds), ("--methods", self.methods)):
+            _distinct(option, values)
+        for method in self.methods:
+            _one_of("--methods", method, ALL_PEERS)
+        _one_of("--scheduler", self.scheduler, tuple(SCHEDULERS))
+        _a_folder("--out", self.out)
+
+
 def _at_least(option: str, value: int, lowest: int, why: str) -> None:
     if value < lowest:
         raise ValueError(f"{option}: expected at least {lowest}, got {value}; {why}")

@@ -97,7 +97,7 @@ def test_adapters_import_the_stack_alone(path):
 
 
 def test_benchmarks_use_the_public_api():
-    for path in (ROOT / "benchmarks").glob("*.py"):
+    for path in (ROOT / "benchmarks").rglob("*.py"):
         ours = {name for name in imports(path) if name.startswith("skipcache")}
         private = {name for name in ours if name != "skipcache" and not name.startswith("skipcache.benchmarks")}
         assert not private, f"{path.name} imports {private}"

@@ -1,0 +1,109 @@
+"""skipcache's own rows, and the plain model with fewer sampler steps: the rival of every cache."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import skipcache
+from skipcache.benchmarks.peers.method import Setting, Task, best
+from skipcache.benchmarks.sampling import ReferencePipeline
+from skipcache.benchmarks.variants import NAMES, make_predictor
+
+CALIBRATION_SAMPLES = 8
+
+
+def calibrate(task: Task, target: float) -> skipcache.Calibration:
+    """The one place where the benchmark chooses how skipcache is calibrated."""
+    pipe = task.pipe()
+    run = lambda: task.calibration_run(pipe, batch=CALIBRATION_SAMPLES)  # noqa: E731
+    return skipcache.calibrate(pipe, run, speedup=target, progress=False)
+
+
+@dataclass
+class Calibrated:
+    """Full steps placed by `calibrate`; its FLOPs are the budget of all others."""
+
+    name: str = "skipcache"
+    label: str = "skipcache, calibrated"
+    library: str = "skipcache"
+    found: dict[float, skipcache.Calibration] = field(default_factory=dict, repr=False)
+
+    def aim(self, task: Task, target: float, budget: int) -> Setting:
+        if target not in self.found:
+            self.found[target] = calibrate(task, target)
+        return {"speedup": target}
+
+    def attach(self, task: Task, setting: Setting) -> ReferencePipeline:
+        return skipcache.accelerate(task.pipe(), calibration=self.found[setting["speedup"]])
+
+    def usage(self, task: Task, setting: Setting) -> str:
+        run = "found = skipcache.calibrate(pipe, lambda: pipe(..., generator=seeded()), "
+        return f"{run}speedup={setting['speedup']:g})\nskipcache.accelerate(pipe, calibration=found)"
+
+    def note(self, task: Task) -> str:
+        return ""
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Every `interval`-th step is full, and all after timestep `stop`: with Hold it is the paper's rule."""
+
+    name: str = "uniform-forecast"
+    label: str = "skipcache, uniform, Forecast"
+    library: str = "skipcache"
+    predictor: str = "forecast"
+
+    def aim(self, task: Task, target: float, budget: int) -> Setting:
+        return best(task, self, [intervals(task.timesteps)], budget)
+
+    def attach(self, task: Task, setting: Setting) -> ReferencePipeline:
+        policy = skipcache.Interval(setting["interval"], stop=setting["stop"])
+        return skipcache.accelerate(task.pipe(), policy=policy, predictor=make_predictor(self.predictor))
+
+    def usage(self, task: Task, setting: Setting) -> str:
+        policy = f"skipcache.Interval({setting['interval']}, stop={setting['stop']:g})"
+        return f"skipcache.accelerate(pipe, policy={policy}, predictor=skipcache.{NAMES[self.predictor]})"
+
+    def note(self, task: Task) -> str:
+        return ""
+
+
+def intervals(timesteps: Sequence[float]) -> list[Setting]:
+    """Longer and longer intervals, each at first with many full steps at the end: from least to most saving."""
+    found: dict[int, Setting] = {}  # by number of full steps
+    for interval in range(2, len(timesteps) // 2 + 1):
+        for last in range(len(timesteps) // 2, len(timesteps)):
+            full = sum(i % interval == 0 or i > last for i in range(len(timesteps)))
+            found.setdefault(full, {"interval": interval, "stop": timesteps[last]})
+    return [found[full] for full in sorted(found, reverse=True)]
+
+
+@dataclass(frozen=True)
+class FewerSteps:
+    """Rounded up: the rival gets at least the compute of the caches."""
+
+    name: str = "fewer-steps"
+    label: str = "plain, fewer steps"
+    library: str = ""
+
+    def aim(self, task: Task, target: float, budget: int) -> Setting:
+        calls = math.ceil(budget / task.plain_work.flops * task.calls)
+        return {"steps": next(n for n in range(1, task.settings.steps + 1) if len(task.timesteps_of(n)) >= calls)}
+
+    def attach(self, task: Task, setting: Setting) -> ReferencePipeline:
+        return task.pipe()
+
+    def usage(self, task: Task, setting: Setting) -> str:
+        return f"pipe(..., num_inference_steps={setting['steps']})"
+
+    def note(self, task: Task) -> str:
+        return "rounded up: at least the compute of the caches"
+
+
+METHODS = (
+    Uniform(),
+    Uniform("uniform-hold", "skipcache, uniform, Hold", predictor="hold"),
+    FewerSteps(),
+)

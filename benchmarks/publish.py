@@ -1,0 +1,146 @@
+"""`skipcache publish`: the docs' tables out of result files, between markers, so that no figure is copied by hand.
+
+`<!-- table: NAME -->` and `<!-- end -->` stand around each table in README.md and docs/evidence.md; what is between
+them is written anew. The results of `skipcache bench --peers` are kept as docs/results/peers-MODEL-SCHEDULER.json.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from skipcache.benchmarks.peers.rows import Row
+from skipcache.benchmarks.peers.table import COLUMNS, by_target, cells, failed
+from skipcache.benchmarks.settings import SCHEDULERS
+
+DOCS = ("README.md", "docs/evidence.md")
+MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+HEADLINE = ("ddim", 2.2)  # sampler and target of the README's table
+
+Result = dict[str, Any]
+
+
+def publish(runs: Sequence[Path], root: Path) -> list[Path]:
+    """Takes in the results and pictures of `runs`, folders of `skipcache bench --peers`; gives the files written."""
+    if not all((root / name).is_file() for name in DOCS):
+        raise ValueError(f"--root: expected a checkout with {' and '.join(DOCS)}, got {root}; name its folder")
+    written = [path for run in runs for path in _take_in(run, root)]
+    results = read_results(root)
+    for name in DOCS:
+        text = (root / name).read_text()
+        filled = fill(text, results)
+        if filled != text:
+            (root / name).write_text(filled)
+            written.append(root / name)
+    return written
+
+
+def _take_in(run: Path, root: Path) -> Iterator[Path]:
+    if not (run / "peers.json").is_file():
+        raise ValueError(f"expected peers.json in {run}, found none; `skipcache bench --peers --out {run}` makes it")
+    name = name_of(json.loads((run / "peers.json").read_text()))
+    for source, target in (("peers.json", f"results/{name}.json"), ("frontier.png", f"images/{name}.png")):
+        path = root / "docs" / target
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield Path(shutil.copyfile(run / source, path))
+
+
+def name_of(result: Result) -> str:
+    return f"peers-{result['settings']['model']}-{result['settings']['scheduler']}"
+
+
+def read_results(root: Path) -> list[Result]:
+    """By model, and by sampler as these are listed in the settings."""
+    found = [json.loads(path.read_text()) for path in (root / "docs" / "results").glob("peers-*.json")]
+    order = list(SCHEDULERS)
+    return sorted(found, key=lambda r: (r["settings"]["model"], order.index(r["settings"]["scheduler"])))
+
+
+def fill(text: str, results: Sequence[Result]) -> str:
+    """`text` with every marked table written anew; raises ValueError for a table that nothing makes."""
+
+    def table(match: re.Match[str]) -> str:
+        start, name, end = match.groups()
+        if name not in TABLES:
+            raise ValueError(f"table: expected one of {', '.join(TABLES)}, got {name!r}; correct the marker")
+        return f"{start}{TABLES[name](results)}{end}"
+
+    return MARKED.sub(table, text)
+
+
+def headline(results: Sequence[Result]) -> str:
+    """One row for each method; for each model its measured speedup and its fidelity."""
+    sampler, target = HEADLINE
+    shown = [r for r in results if r["settings"]["scheduler"] == sampler and target in r["settings"]["targets"]]
+    if not shown:
+        return "\n"
+    heads = ["", *(head for r in shown for head in ("speedup", f"`{r['settings']['model']}`, PSNR dB")), "lines"]
+    found = [{row.method: row for row in rows_of(r) if row.target == target or row.error} for r in shown]
+    methods = sorted({method for rows in found for method in rows}, key=lambda m: -_best(found[0].get(m)))
+    lines = [[_label(found, m), *(c for rows in found for c in _pair(rows.get(m))), _lines(found, m)] for m in methods]
+    return markdown(heads, lines)
+
+
+def _best(row: Row | None) -> float:
+    """Those with more compute than skipcache's stand behind, and behind them those that do not run."""
+    if row is None or row.psnr is None:
+        return -1000.0
+    return row.psnr - (500.0 if row.over_budget and row.library else 0.0)
+
+
+def _label(found: Sequence[dict[str, Row]], method: str) -> str:
+    row = next(rows[method] for rows in found if method in rows)
+    label = f"{row.label} ({row.library})" if row.library not in ("", "skipcache") else row.label
+    return f"**{label}**" if method == "skipcache" else label
+
+
+def _pair(row: Row | None) -> tuple[str, str]:
+    if row is None or row.psnr is None or row.psnr_error is None:
+        return "-", "does not run" if row is not None and row.error else "-"
+    mark = f" (at {row.flop_speedup:.2f}x FLOPs)" if row.over_budget and row.library else ""
+    return f"{row.speedup:.2f}x", f"{row.psnr:.1f} ± {row.psnr_error:.1f}{mark}"
+
+
+def _lines(found: Sequence[dict[str, Row]], method: str) -> str:
+    return next((str(rows[method].lines) for rows in found if method in rows and rows[method].lines), "-")
+
+
+def full(results: Sequence[Result]) -> str:
+    return "\n".join(_section(result) for result in results)
+
+
+def _section(result: Result) -> str:
+    rows, settings = rows_of(result), result["settings"]
+    heading = f"### {settings['model']}, {settings['steps']} {settings['scheduler'].upper()} steps"
+    device, seeds = result["device"], len(settings["seeds"])
+    facts = (
+        f"{result['images']} images of {seeds} seeds, guidance {settings['guidance']:g}; {result['blocks']} blocks, "
+        f"{result['parameters'] / 1e6:.1f}M parameters; {device['name']}, {device['threads']} threads; "
+        f"`{result['command']}`."
+    )
+    picture = f"![fidelity over measured speedup](images/{name_of(result)}.png)"
+    lines = [["", rows[0].label, *cells(rows[0])]]
+    for target, some in by_target(rows):
+        lines += [[f"{target:g}x", row.label, *cells(row)] for row in some]
+    table = markdown(["target", "", *COLUMNS], lines)
+    told = {f"{row.label}: {row.note}." for row in rows if row.note}
+    notes = [f"- {note}" for note in sorted(told)]
+    notes += [f"- {row.label} does not run: `{row.error}`." for row in failed(rows)]
+    return "\n\n".join([heading, facts, picture, table + "\n".join(notes)]) + "\n"
+
+
+def rows_of(result: Result) -> list[Row]:
+    return [Row(**row) for row in result["rows"]]
+
+
+def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table with a blank line after it."""
+    rule = ["---", *(["---:"] * (len(heads) - 1))]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, rule, *lines)) + "\n"
+
+
+TABLES: dict[str, Callable[[Sequence[Result]], str]] = {"peers": headline, "peers-full": full}
