@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -35,8 +36,12 @@ def draw_samples(path: Path, measured: Sequence[Measured], rows: Sequence[Row]) 
         return [path]
     gif = path.with_suffix(".gif")
     frames = range(measured[0].plain.shape[2])
-    write_gif(gif, [_samples(measured, rows, lambda x, f=f: stills(x[:, :, f]), dpi=80) for f in frames])
+    write_gif(gif, [_samples(measured, rows, partial(_frame, index), dpi=80) for index in frames])
     return [path, gif]
+
+
+def _frame(index: int, videos: Tensor) -> Tensor:
+    return stills(videos[:, :, index])
 
 
 def _samples(

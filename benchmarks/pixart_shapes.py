@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from diffusers import PixArtTransformer2DModel
+from diffusers import LatteTransformer3DModel, PixArtTransformer2DModel
 from torch import nn
 
 from skipcache.benchmarks.captions import WIDTH
@@ -44,7 +44,7 @@ def build() -> nn.Module:
 
 
 @torch.no_grad()
-def start_as_identity(model: nn.Module) -> None:
+def start_as_identity(model: PixArtTransformer2DModel | LatteTransformer3DModel) -> None:
     """adaLN-Zero (arXiv 2212.09748) in adaLN-single's form, and no word from the caption, as PixArt starts."""
     linears = [model.adaln_single.linear, model.proj_out]
     for block in model.transformer_blocks:
