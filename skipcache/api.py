@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from skipcache.branches import branches_of, planned
+from skipcache.branches import branches_of, planned, stack_of
 from skipcache.calibration import Calibration
 from skipcache.forward import CachedForward, Settings
 from skipcache.override import override_of
@@ -42,9 +42,9 @@ def accelerate(
             steps and strays further from the plain model; 1 runs all blocks always.
         speedup: block evaluations of an uncached run over those of this one, at least. Full steps are sparse early in a
             run and dense late, as `Spread` says; in a loop without a pipeline's scheduler they stand evenly, and
-            `policy=Spread(share, steps=...)` keeps more. At most one of `interval`, `speedup` and `policy` is given.
-        keep: units run at each end on a cached step, one int or (head, tail); 1 where none is given. Raising it costs
-            time and keeps more.
+            `policy=Spread(share, steps=...)` keeps more. Give at most one of `interval`, `speedup` and `policy`.
+        keep: units run at each end on a cached step, one int or (head, tail); where none is given 0 with `speedup`,
+            else 1. Raising it costs time and keeps more, but at one speedup leaves fewer full steps.
         calibration: of `calibrate`, for this model: the full steps, the units kept, the predictor and corrections of
             the output; excludes `interval`, `policy`, `speedup`, `keep` and `predictor`.
         policy: which steps are full: `Interval(...)`, `Schedule(...)`, `Spread(...)`, `Threshold(...)`.
@@ -62,9 +62,11 @@ def accelerate(
         _check_calibration(calibration, **others)
         policy, keep, predictor = calibration.policy, calibration.keep, calibration.predictor
     choose = _choice(interval, policy, speedup)
-    keep = 1 if keep is None else keep
     _check(predictor, engine, compile)
     denoisers = find_denoisers(target, named=stack is not None)
+    if keep is None:
+        keep = 1 if speedup is None else 0
+        _check_unskipped(denoisers.values(), stack, speedup)
     chosen = {"engine": engine, "compile": compile}
     chosen["corrections"] = None if calibration is None else calibration.corrections
     planned = {name: _settings(model, keep, predictor, stack, choose, **chosen) for name, model in denoisers.items()}
@@ -144,6 +146,16 @@ def _check_calibration(calibration: Calibration, **others: Any) -> None:
     given = [name for name, value in others.items() if value is not None]
     if given:
         raise ValueError(f"a calibration has its own {', '.join(given)}; leave out one of them")
+
+
+def _check_unskipped(denoisers: Iterable[Any], stack: Stack | None, speedup: float | None) -> None:
+    """With no blocks on cached steps `speedup` beats fewer sampler steps; skip branches need some there."""
+    for model in denoisers if speedup is not None else ():
+        if branches_of(model) is not None or (stack or stack_of(model)).native_skips:
+            raise ValueError(
+                f"speedup: {type(model).__name__} has skip branches, with which it may keep less than fewer sampler "
+                f"steps; calibrate, give interval=, or insist with keep=1"
+            )
 
 
 def _check(predictor: Predictor | None, engine: str, compile: Any) -> None:

@@ -52,7 +52,7 @@ class NoTime(nn.Module):
         ({"policy": Interval(3), "speedup": 2.0}, ValueError, "exclude each other"),
         ({"speedup": "2"}, TypeError, "speedup: expected a number"),
         ({"speedup": 0.5}, ValueError, "speedup: expected at least 1"),
-        ({"speedup": 2.0}, ValueError, "less than 2, got 2.0: a cached step runs 2 of 4 units"),
+        ({"speedup": 2.0, "keep": 1}, ValueError, "less than 2, got 2.0: a cached step runs 2 of 4 units"),
         ({"policy": Interval}, TypeError, "policy: expected"),
         ({"policy": "uniform"}, TypeError, "policy: expected"),
         ({"policy": Hold()}, TypeError, "policy: expected"),
@@ -133,6 +133,19 @@ def test_a_speedup_is_reached_by_a_pipeline(keep):
         assert torch.equal(run_dit(pipe, steps=20), plain)
 
 
+def test_a_speedup_keeps_no_unit_and_is_not_offered_with_skip_branches():
+    pipe = skipcache.accelerate(dit(), speedup=2)
+    run_dit(pipe, steps=20)
+    report = skipcache.report(pipe)
+    assert (report.full_steps, report.blocks_run) == (10, 40)
+    for model in (build("hunyuan_dit"), skipcache.graft(build("original_dit"))):
+        before = state(model)
+        with pytest.raises(ValueError, match=r"speedup: .* has skip branches.*insist with keep=1"):
+            skipcache.accelerate(model, speedup=1.5)
+        assert state(model) == before
+        skipcache.restore(skipcache.accelerate(model, speedup=1.1, keep=1))
+
+
 def test_two_denoisers_of_one_run_share_one_schedule():
     pipe = skipcache.accelerate(wan(two=True), speedup=1.5, keep=0)
     run_wan(pipe, steps=12)
@@ -146,7 +159,7 @@ def test_two_denoisers_of_one_run_share_one_schedule():
 
 
 def test_in_a_loop_of_one_s_own_a_speedup_is_reached_too():
-    model = skipcache.accelerate(build("original_dit"), speedup=1.5)
+    model = skipcache.accelerate(build("original_dit"), speedup=1.5, keep=1)
     sample("original_dit", model, steps=30)
     report = skipcache.report(model)
     assert report.full_at == tuple(range(0, 30, 3))
