@@ -2,9 +2,9 @@
 
 Every full step s, with the one before it, s', forecasts the deep feature of the steps after it. On an uncached run the
 error that this makes in the output is measured for s' < s < t near each other; dynamic programming picks the full steps
-with the least sum. They come out sparse where features move along, and dense where they turn. The best few placements
-for each choice of units, and a few of `Spread`'s, are then run; the one whose last state is nearest to the uncached
-run's is run again, with corrections fitted on the way.
+with the least sum. They come out sparse where features move along, and dense where they turn. That placement and a few
+that rest on no measurement are then run; the one whose last state is nearest to the uncached run's is run again, with
+corrections fitted on the way.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from skipcache.target import find_denoisers
 
 KNOTS = (1, 2, 3, 5, 8, 12, 16, 25)  # distances between full steps, and from them, at which errors are measured
 STRETCH = 3  # the longest distance that is tried, over the mean one
-POWERS = (0.5, 1, 2)  # of the errors, before they are summed: how much large ones count
-SPREADS = (1.4, 1.75, 2.2)  # of `Spread`: placements that no error was measured for
+SPREADS = (1.75, 2.5)  # powers of `Spread`, whose placements rest on no measurement
+INTERVALS = (2, 3, 4)  # every so many steps, and all steps at the end
 KEEPS: tuple[Keep, ...] = (0, 1)  # what keep="auto" tries
 
 Goal = tuple[str, float]
@@ -112,6 +112,7 @@ class Search:
         self.steps = self.uncached.steps()
         self.sampler: Sampler | None = None
         self._errors: Errors | None = None
+        self._way: int | None = None  # to place that did best
         self.most = 1.0  # the largest speedup that any choice of units reaches with 2 full steps
         self.longest = 2  # distance between full steps that is tried
 
@@ -136,25 +137,35 @@ class Search:
     def _best(self, engine: HookEngine, count: int, goal: Goal, gain: Callable[[int], float]) -> Calibration | None:
         engine.attach()
         try:
+            placements = self._placements(engine, count)
             if goal[0] == "max_error":
-                return self._fewest(engine, self._placements(engine, 1, count), goal[1], gain)
-            by_power = [self._placements(engine, power, count).get(count) for power in POWERS]
-            spread = [Spread(count / self.steps, power).places(self.steps) for power in SPREADS]
-            trials = [self._trial(engine, full) for full in dict.fromkeys((*by_power, *spread)) if full is not None]
-            return self._corrected(engine, min(trials, key=lambda t: t.error), gain)
+                return self._fewest(engine, placements, goal[1], gain)
+            return self._nearest(engine, placements.get(count), count, gain)
         finally:
             engine.detach()
 
-    def _placements(self, engine: HookEngine, power: float, count: int) -> dict[int, tuple[int, ...]]:
+    def _nearest(
+        self, engine: HookEngine, measured: tuple[int, ...] | None, count: int, gain: Callable[[int], float]
+    ) -> Calibration | None:
+        """The best of the ways to place, found by trial with the units of the first engine, and kept for the others."""
+        ways = [measured, *(Spread(count / self.steps, power).places(self.steps) for power in SPREADS)]
+        ways += [ending_full(interval, count, self.steps) for interval in INTERVALS]
+        tried = {i: way for i, way in enumerate(ways) if way is not None and self._way in (None, i)}
+        if not tried:
+            return None
+        trials = {i: self._trial(engine, way) for i, way in tried.items()}
+        self._way = min(trials, key=lambda i: trials[i].error)
+        return self._corrected(engine, trials[self._way], gain)
+
+    def _placements(self, engine: HookEngine, count: int) -> dict[int, tuple[int, ...]]:
         """By number of full steps. Errors are measured once, with the units of the first engine that asks."""
         if self._errors is None:
             tick = lambda: self.tick(_what(engine, "measuring"))  # noqa: E731
             measured = Measure(self.model, engine, self.scheduler, self._knots(), tick)
             self._watch(measured)
             self._errors = measured.errors()
-        errors = {key: error**power for key, error in self._errors.items()}
         gaps = range(1, self._knots()[-1] + 1)
-        return {k: placement.full_steps for k, placement in place(errors, self.steps, gaps, count).items()}
+        return {k: placement.full_steps for k, placement in place(self._errors, self.steps, gaps, count).items()}
 
     def _knots(self) -> tuple[int, ...]:
         return tuple(k for k in KNOTS if k <= self.longest)
@@ -251,6 +262,15 @@ class Search:
         if name == "speedup":
             return max((k for k in range(2, self.steps + 1) if gain(k) >= value), default=None)
         return self.steps
+
+
+def ending_full(interval: int, count: int, steps: int) -> tuple[int, ...] | None:
+    """`count` full steps: every `interval`-th one, and from some step on all; None where there are too few for it."""
+    for last in range(steps, -1, -1):
+        placed = tuple(i for i in range(steps) if i % interval == 0 or i > last)
+        if len(placed) == count:
+            return placed
+    return None
 
 
 def _what(engine: HookEngine, doing: str) -> str:
