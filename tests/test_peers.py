@@ -3,6 +3,7 @@
 import builtins
 import json
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -207,7 +208,11 @@ def test_frechet_distance_by_hand():
     assert frechet(x, 2 * x) == pytest.approx(2 + 2 * 4 / 3)  # and so do deviations, of variance 4/3, by their own size
 
 
-def test_the_command(capsys, tmp_path, monkeypatch):
+def test_the_command(pixart, capsys, tmp_path, monkeypatch):
+    reference = SimpleNamespace(
+        load=lambda weights: pixart.model, data=lambda: pixart.data, judge=Judge, prediction="epsilon"
+    )
+    monkeypatch.setattr(run, "find_reference", lambda name: reference)
     monkeypatch.setattr(run, "FINE", 9)
     methods = ["skipcache", "fewer-steps", "scm", "pab"]
     short = ["--steps", "5", "--batch", "2", "--seeds", "0", "1", "--targets", "1.3", "--threads", "1"]
