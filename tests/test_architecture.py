@@ -55,10 +55,10 @@ MAY_IMPORT = {
     },
     "fitting": {"call", "correction", "hooks", "measure", "policy", "trajectory"},
     "calibration": {"correction", "policy", "predictor"},
-    "search": {
-        "branches", "calibration", "correction", "fitting", "flops", "hooks", "measure", "override", "placement",
-        "plan", "policy", "stack", "target",
+    "trials": {
+        "calibration", "correction", "fitting", "flops", "hooks", "measure", "placement", "policy",
     },
+    "search": {"branches", "calibration", "hooks", "measure", "override", "plan", "stack", "target", "trials"},
     "api": {
         "branches", "calibration", "forward", "override", "plan", "policy", "predictor", "program", "report", "stack",
         "target",
