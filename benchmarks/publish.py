@@ -19,7 +19,7 @@ from skipcache.benchmarks.settings import SCHEDULERS
 
 DOCS = ("README.md", "docs/evidence.md")
 MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-HEADLINE = ("ddim", 2.2)  # sampler and target of the README's table
+HEADLINE = ("dpm++", 2.2)  # sampler and target of the README's table
 
 Result = dict[str, Any]
 
@@ -80,7 +80,7 @@ def headline(results: Sequence[Result]) -> str:
         return "\n"
     heads = ["", *(head for r in shown for head in ("speedup", f"`{r['settings']['model']}`, PSNR dB")), "lines"]
     found = [{row.method: row for row in rows_of(r) if row.target == target or row.error} for r in shown]
-    methods = sorted({method for rows in found for method in rows}, key=lambda m: -_best(found[0].get(m)))
+    methods = sorted({method for rows in found for method in rows}, key=lambda m: (-_best(found[0].get(m)), m))
     lines = [[_label(found, m), *(c for rows in found for c in _pair(rows.get(m))), _lines(found, m)] for m in methods]
     return markdown(heads, lines)
 

@@ -44,8 +44,8 @@ class Reference:
     data: Callable[[], Data]
     judge: Callable[[], nn.Module]
     recipe: Recipe
-    prediction: str = "epsilon"
     stages: Callable[[Reference], Task] | None = None  # in place of `build`, the usual loss and `recipe`
+    prediction: str = "epsilon"
 
     def load(self, weights: Path | None = None) -> nn.Module:
         """With the shipped weights, or those of a file that `skipcache train` wrote."""

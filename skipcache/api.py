@@ -67,7 +67,7 @@ def accelerate(
     if keep is None:
         keep = 1 if speedup is None else 0
         _check_unskipped(denoisers.values(), stack, speedup)
-    chosen = {"engine": engine, "compile": compile}
+    chosen: dict[str, Any] = {"engine": engine, "compile": compile}
     chosen["corrections"] = None if calibration is None else calibration.corrections
     planned = {name: _settings(model, keep, predictor, stack, choose, **chosen) for name, model in denoisers.items()}
     if calibration is not None:

@@ -75,7 +75,10 @@ def test_bench_prints_the_table(capsys, tmp_path):
         (["--seeds", "1", "1"], "--seeds: expected different values, got 1 1"),
         (["--dtype", "int8"], "--dtype: expected one of float32"),
         (["--device", "abacus"], "--device: expected one torch can use, got 'abacus'"),
-        (["--model", "dit"], "expected one of dit-digits, dit-digits-skip, dit-digits-add, got 'dit'"),
+        (
+            ["--model", "dit"],
+            "expected one of dit-digits, dit-digits-skip, dit-digits-add, pixart-shapes, latte-digits, got 'dit'",
+        ),
         (["--beside", "dit-digits"], "--beside: expected another model than --model"),
         (["--beside", "dit"], "expected one of dit-digits"),
         (["--beside", "dit-digits-skip", "--keep", "0"], "head = tail >= 1"),
