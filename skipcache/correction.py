@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from skipcache.call import Call
+from skipcache.verify import tensors_of
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def added(e: Tensor, terms: Sequence[Tensor], weights: Sequence[float]) -> Tenso
 
 def main_output(output: Any, call: Call) -> Tensor | None:
     """What the sampler goes on with: the first tensor of `output`, without learned variances; None without a tensor."""
-    found = next((leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)), None)
+    found = next(tensors_of(output), None)
     if found is None or not _has_variances(found, call):
         return found
     return found[:, : call.sample.shape[1]]
@@ -64,16 +65,22 @@ def main_output(output: Any, call: Call) -> Tensor | None:
 def with_main_output(output: Any, call: Call, e: Tensor) -> Any:
     """`output` with `e` where `main_output` found it."""
     leaves, spec = pytree.tree_flatten(output)
-    index = next(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
+    index = _place(leaves)
+    assert index is not None
     if _has_variances(leaves[index], call):
         e = torch.cat([e, leaves[index][:, call.sample.shape[1] :]], dim=1)
     return pytree.tree_unflatten([*leaves[:index], e, *leaves[index + 1 :]], spec)
 
 
 def correctable(output: Any, call: Call) -> bool:
-    """The output is one tensor of the sample's shape, beside learned variances."""
+    """There is one sample, and the output has its shape, beside learned variances, and can be replaced."""
     e = main_output(output, call)
-    return e is not None and e.shape == call.sample.shape and len(call.sample_structure or (0,)) == 1  # type: ignore[arg-type]
+    alone = isinstance(call.sample_structure, tuple) and len(call.sample_structure) == 1
+    return alone and e is not None and e.shape == call.sample.shape and _place(pytree.tree_leaves(output)) is not None
+
+
+def _place(leaves: Sequence[Any]) -> int | None:
+    return next((i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)), None)
 
 
 def _has_variances(x: Tensor, call: Call) -> bool:

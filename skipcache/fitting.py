@@ -206,9 +206,11 @@ class Trial(Watcher):
 
     def _fit(self, sampler: Sampler, step: int, lane: int, x: Tensor, e: Tensor, before: list[Tensor]) -> Tensor:
         run = len(self.seen) - 1
-        truth = sampler.truth.seen[run][step] if run < len(sampler.truth.seen) else {}
-        found = sampler.maps[step] if step < len(sampler.maps) else None
-        if found is None or lane not in truth or lane not in sampler.rows or truth[lane].x.shape != x.shape:
+        found = sampler.maps[step] if step < len(sampler.maps) and run < len(sampler.truth.seen) else None
+        if found is None:
+            return e
+        truth = sampler.truth.seen[run][step]
+        if lane not in truth or lane not in sampler.rows or truth[lane].x.shape != x.shape:
             return e
         mix: Callable[[Tensor], Tensor] = lambda values: sampler.mixed(found, lane, values)  # noqa: E731
         share = sum(w for part, w in found.e.items() if part[0] == lane) / (found.total or 1.0)

@@ -73,19 +73,22 @@ class Watcher(Override):
             self.call = blank_call(call)
         lane = self._number(visit.lane)
         output = self.step(call, visit, lane)
-        e = main_output(output, call)
-        self.correctable = self.correctable and correctable(output, call)
-        if e is not None:
-            self.seen[-1][-1][lane] = Seen(call.sample.clone(), e.clone())
+        self.note(call, lane, output)
         return output
 
     def step(self, call: Call, visit: Visit, lane: int) -> Any:
         return call.run(self.plain)
 
+    def note(self, call: Call, lane: int, output: Any) -> None:
+        e = main_output(output, call)
+        self.correctable = self.correctable and correctable(output, call)
+        if e is not None:
+            self.seen[-1][-1][lane] = Seen(call.sample.clone(), e.clone())
+
     def _number(self, lane: Any) -> int:
-        if not any(known is lane for known in self._lanes):
+        if lane not in self._lanes:  # lanes are told apart by identity
             self._lanes.append(lane)
-        return next(i for i, known in enumerate(self._lanes) if known is lane)
+        return self._lanes.index(lane)
 
     @property
     def runs(self) -> list[int]:
@@ -143,6 +146,9 @@ class Measure(Watcher):
         if visit.opens_step:
             self.tick()
         return output
+
+    def note(self, call: Call, lane: int, output: Any) -> None:
+        """What came in and went out is that of the uncached run, which is known."""
 
     def _bases(self, t: int, kept: Mapping[int, Any]) -> Iterator[tuple[int, int]]:
         """(gap, ahead): a full step so far back, with the one a gap before it, or, at the start of a run, with none."""

@@ -54,7 +54,7 @@ def calibrate(
         correct: fit scalars that are added to the output. False leaves the output of full steps as it is.
         progress: show a bar.
 
-    Takes about as long as 10 to 20 uncached runs, and holds at most 50 deep features per lane, and per step of the run
+    Takes about as long as 10 uncached runs, and holds at most 50 deep features per lane, and per step of the run
     three pairs of a sample and an output. Raises ValueError where the goal cannot be reached, and where the run never
     calls the model, or differs from one time to the next.
     """
@@ -71,7 +71,10 @@ def calibrate(
         search = Search(model, scheduler, run, uncached, correct, tick)
         found = search.found(engines, goal)
     if not found:
-        raise ValueError(search.out_of_reach(goal))
+        raise ValueError(
+            f"{goal[0]}: {goal[1]} is out of reach; a run of {search.steps} steps with 2 full ones would have a "
+            f"speedup of {search.most:.2f}"
+        )
     if goal[0] == "max_error":
         return max(found, key=lambda c: c.speedup)
     return min(found, key=lambda c: c.error)

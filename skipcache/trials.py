@@ -64,14 +64,6 @@ class Search:
         asked = [(e, c, gain) for e, c, gain in zip(engines, counts, gains) if c is not None]
         return [best for best in (self._best(e, c, goal, gain) for e, c, gain in asked) if best is not None]
 
-    def out_of_reach(self, goal: Goal) -> str:
-        if goal[0] == "speedup":
-            return (
-                f"speedup: {goal[1]} is out of reach; a run of {self.steps} steps with 2 full ones would have "
-                f"{self.most:.2f}"
-            )
-        return f"{goal[0]}: no placement of {goal[1]} full steps among {self.steps} was found; ask for more of them"
-
     def _best(self, engine: HookEngine, count: int, goal: Goal, gain: Gain) -> Calibration | None:
         engine.attach()
         try:

@@ -47,7 +47,7 @@ MAY_IMPORT = {
         "call", "correction", "flops", "graph", "hooks", "override", "plan", "policy", "predictor", "program",
         "report", "stack", "trajectory", "verify",
     },
-    "correction": {"call"},
+    "correction": {"call", "verify"},
     "placement": set(),
     "measure": {
         "call", "clock", "correction", "flops", "hooks", "override", "placement", "policy", "predictor", "stack",

@@ -4,6 +4,7 @@ import itertools
 import math
 from dataclasses import dataclass, replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from skipcache.correction import Corrections
 from skipcache.measure import interpolated
 from skipcache.placement import place
 from skipcache.policy import Placed, Step
+from tests.originals import OriginalDiT
 from tests.pipelines import dit, run_dit
 from tests.sampling import build, equal, sample, state
 
@@ -201,6 +203,21 @@ def test_corrections_are_for_runs_like_the_calibrated_one():
     ours, (reason,) = sampled(found, steps=8)
     assert "made with DDIMScheduler, this run has DEISMultistepScheduler" in reason
     assert equal(ours, sampled(bare, steps=8)[0])
+
+
+class Opaque(OriginalDiT):
+    """Returns an object that pytree does not look into."""
+
+    def forward(self, x, t, y):
+        return SimpleNamespace(sample=super().forward(x, t, y))
+
+
+def test_an_output_that_cannot_be_replaced_is_placed_alone():
+    model = build("original_dit")
+    model.__class__ = Opaque
+    run = partial(sample, "original_dit", model, STEPS, 5)
+    found = skipcache.calibrate(model, run, full_steps=5, progress=False)
+    assert found.corrections is None and len(found.full_steps) == 5 and 0 < found.error < 1
 
 
 def test_scalars():
