@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from skipcache.correction import Corrections
-from skipcache.policy import Placed
+from skipcache.placed import Placed
 from skipcache.predictor import Forecast
 
 

@@ -19,7 +19,7 @@ from skipcache.call import Call
 from skipcache.correction import Corrections, added, correctable, main_output, terms_of, with_main_output
 from skipcache.hooks import HookEngine
 from skipcache.measure import PREDICTOR, Watcher, full_step
-from skipcache.policy import Placed
+from skipcache.placed import Placed
 from skipcache.trajectory import Visit
 
 RIDGE = 1e-4  # of a column's own square: the scalars hardly change from 0 to 1e-2

@@ -23,8 +23,9 @@ from skipcache.flops import blank_call, count_flops
 from skipcache.graph import FxEngine
 from skipcache.hooks import HookEngine
 from skipcache.override import Override
+from skipcache.placed import Placed
 from skipcache.plan import Plan
-from skipcache.policy import Placed, Policy, reads_drift
+from skipcache.policy import Policy, reads_drift
 from skipcache.predictor import Predictor
 from skipcache.program import Features, Graphs, Options
 from skipcache.report import Counters, Report

@@ -15,8 +15,9 @@ from skipcache.fitting import Sampler, Trial
 from skipcache.flops import count_flops, zero_call
 from skipcache.hooks import HookEngine
 from skipcache.measure import PREDICTOR, Measure, Watcher, watch
+from skipcache.placed import Placed
 from skipcache.placement import Errors, place
-from skipcache.policy import Placed, Spread
+from skipcache.policy import Spread
 
 KNOTS = (1, 2, 3, 5, 8, 12, 16, 25)  # distances between full steps, and from them, at which errors are measured
 STRETCH = 3  # the longest distance that is tried, over the mean one

@@ -14,6 +14,7 @@ MAY_IMPORT = {
     "_version": set(),
     "plan": set(),
     "policy": set(),
+    "placed": {"policy"},
     "call": set(),
     "streams": set(),
     "predictor": {"streams"},
@@ -44,8 +45,8 @@ MAY_IMPORT = {
     "graph": {"call", "decorators", "plan", "predictor", "program", "record", "stack", "trace", "verify"},
     "flops": {"call", "lanes", "predictor", "verify"},
     "forward": {
-        "call", "correction", "flops", "graph", "hooks", "override", "plan", "policy", "predictor", "program",
-        "report", "stack", "trajectory", "verify",
+        "call", "correction", "flops", "graph", "hooks", "override", "placed", "plan", "policy", "predictor",
+        "program", "report", "stack", "trajectory", "verify",
     },
     "correction": {"call", "verify"},
     "placement": set(),
@@ -53,10 +54,10 @@ MAY_IMPORT = {
         "call", "clock", "correction", "flops", "hooks", "override", "placement", "policy", "predictor", "stack",
         "trajectory",
     },
-    "fitting": {"call", "correction", "hooks", "measure", "policy", "trajectory"},
-    "calibration": {"correction", "policy", "predictor"},
+    "fitting": {"call", "correction", "hooks", "measure", "placed", "trajectory"},
+    "calibration": {"correction", "placed", "predictor"},
     "trials": {
-        "calibration", "correction", "fitting", "flops", "hooks", "measure", "placement", "policy",
+        "calibration", "correction", "fitting", "flops", "hooks", "measure", "placed", "placement", "policy",
     },
     "search": {"branches", "calibration", "hooks", "measure", "override", "plan", "stack", "target", "trials"},
     "api": {

@@ -15,8 +15,9 @@ import skipcache.training
 from skipcache import Calibration, Schedule
 from skipcache.correction import Corrections
 from skipcache.measure import interpolated
+from skipcache.placed import Placed
 from skipcache.placement import place
-from skipcache.policy import Placed, Step
+from skipcache.policy import Step
 from tests.originals import OriginalDiT
 from tests.pipelines import dit, run_dit
 from tests.sampling import build, equal, sample, state
