@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipcache.benchmarks.captions import WIDTH, CaptionEncoder, Captions
+from skipcache.benchmarks.diffusion import Data
+from skipcache.benchmarks.metrics import accuracy
 from skipcache.benchmarks.shipped import FOLDER, load_weights
 from skipcache.benchmarks.training import Recipe, Task
 
@@ -70,12 +72,15 @@ def judge_task(name: str, build: Callable[[], CaptionJudge], draw: Draw, held_ou
         judged: Tensor = model.loss(samples, labels)  # type: ignore[operator]
         return judged
 
-    @torch.no_grad()
     def score(model: nn.Module) -> dict[str, float]:
-        samples, labels = held_out(torch.Generator().manual_seed(1), 2000)
-        return {"held_out_accuracy": (model(samples).argmax(1) == labels).float().mean().item()}
+        return {"held_out_accuracy": accuracy(model, *held_out(torch.Generator().manual_seed(1), 2000))}
 
     return Task(name, build, loss, score, recipe)
+
+
+def captioned(samples: Tensor, labels: Tensor, judge: CaptionJudge) -> Data:
+    """Samples with their captions' hidden states for conditions."""
+    return Data(samples, labels, {"encoder_hidden_states": judge.states()}, judge.captions.texts)
 
 
 def load_caption_judge(name: str, build: Callable[[], CaptionJudge]) -> CaptionJudge:

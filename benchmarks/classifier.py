@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipcache.benchmarks.digits import CLASSES, digits, split
+from skipcache.benchmarks.metrics import accuracy
 from skipcache.benchmarks.shipped import FOLDER, load_weights
 from skipcache.benchmarks.training import Recipe, Task
 
@@ -55,12 +56,6 @@ def task() -> Task:
         }
 
     return Task(NAME, DigitsClassifier, loss, score, RECIPE)
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Share of images classified as their label."""
-    return (model(images).argmax(1) == labels).float().mean().item()
 
 
 def _moved(images: Tensor, generator: torch.Generator) -> Tensor:

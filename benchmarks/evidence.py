@@ -11,11 +11,10 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
+from torch import Tensor
 
 import skipcache
-from skipcache.benchmarks.metrics import compare
+from skipcache.benchmarks.metrics import FrechetDistance, compare
 from skipcache.benchmarks.references import Reference, balanced, class_accuracy, find_reference
 from skipcache.benchmarks.results import write_json
 from skipcache.benchmarks.sampling import ReferencePipeline, use_threads
@@ -53,20 +52,6 @@ class Quality:
     images: int
     class_accuracy: float
     frechet: tuple[float, ...]
-
-
-class Features(nn.Module):
-    """The judge's feature space, for torchmetrics; images in [0, 1]."""
-
-    num_features = 64
-
-    def __init__(self, judge: nn.Module) -> None:
-        super().__init__()
-        self.judge = judge
-
-    def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.judge.features(images * 2 - 1)  # type: ignore[operator]
-        return features
 
 
 def run_evidence(settings: EvidenceSettings, console: Console) -> Path:
@@ -120,16 +105,13 @@ def _quality(reference: Reference, pipe: ReferencePipeline, settings: EvidenceSe
     """Guidance 1 asks for the data's own distribution: guidance sharpens it, and would be measured instead."""
     data, judge = reference.data(), reference.judge()
     labels = balanced(settings.images, data.classes)
-    distances, right = [], []
+    frechet, distances, right = FrechetDistance(judge, data.samples), [], []
     for seed in settings.seeds[:2]:
-        metric = FrechetInceptionDistance(feature=Features(judge), normalize=True)
-        metric.update(data.samples / 2 + 0.5, real=True)
         parts = [
             pipe(data, part, steps=settings.steps, guidance=1.0, seed=1000 * seed + i)
             for i, part in enumerate(labels.split(100))
         ]
-        metric.update(torch.cat(parts), real=False)
-        distances.append(metric.compute().item())
+        distances.append(frechet(torch.cat(parts)))
         right.append(class_accuracy(judge, torch.cat(parts), labels))
     return Quality(reference.name, settings.images, statistics.fmean(right), tuple(distances))
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from diffusers import LatteTransformer3DModel
 from torch import nn
 
+from skipcache.benchmarks.caption_judge import captioned
 from skipcache.benchmarks.captions import WIDTH
 from skipcache.benchmarks.diffusion import TRAIN_STEPS, Data
-from skipcache.benchmarks.moving_digits import FRAMES, SIZE, captions, videos
+from skipcache.benchmarks.moving_digits import FRAMES, SIZE, videos
 from skipcache.benchmarks.moving_digits_judge import load_judge
 from skipcache.benchmarks.pixart_shapes import start_as_identity
 from skipcache.benchmarks.references import Reference
@@ -50,5 +51,4 @@ def build() -> nn.Module:
 
 
 def data() -> Data:
-    samples, labels = videos()
-    return Data(samples, labels, {"encoder_hidden_states": load_judge().states()}, captions().texts)
+    return captioned(*videos(), load_judge())

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 
 @dataclass(frozen=True)
@@ -48,3 +49,39 @@ def _ssim(samples: Tensor, reference: Tensor) -> float:
     value = structural_similarity_index_measure(samples, reference, sigma=sigma, data_range=1.0)
     assert isinstance(value, Tensor)
     return value.item()
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Share of images in [-1, 1] classified as their label."""
+    return (model(images).argmax(1) == labels).float().mean().item()
+
+
+class FrechetDistance:
+    """From real data in [-1, 1] to sets of samples in [0, 1], in a judge's feature space; the data is read once."""
+
+    def __init__(self, judge: nn.Module, real: Tensor) -> None:
+        features = _Features(judge, real[:1])
+        self._metric = FrechetInceptionDistance(feature=features, normalize=True, reset_real_features=False)
+        self._metric.update(real / 2 + 0.5, real=True)
+
+    def __call__(self, samples: Tensor) -> float:
+        self._metric.reset()
+        self._metric.update(samples, real=False)
+        distance: float = self._metric.compute().item()
+        return max(distance, 0.0)
+
+
+class _Features(nn.Module):
+    """The judge's, as torchmetrics asks for them."""
+
+    def __init__(self, judge: nn.Module, one: Tensor) -> None:
+        super().__init__()
+        self.judge = judge
+        with torch.no_grad():
+            self.num_features = judge.features(one).shape[1]  # type: ignore[operator]
+
+    @torch.no_grad()
+    def forward(self, samples: Tensor) -> Tensor:
+        features: Tensor = self.judge.features(samples * 2 - 1)  # type: ignore[operator]
+        return features

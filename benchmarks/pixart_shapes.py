@@ -6,10 +6,11 @@ import torch
 from diffusers import LatteTransformer3DModel, PixArtTransformer2DModel
 from torch import nn
 
+from skipcache.benchmarks.caption_judge import captioned
 from skipcache.benchmarks.captions import WIDTH
 from skipcache.benchmarks.diffusion import TRAIN_STEPS, Data
 from skipcache.benchmarks.references import Reference
-from skipcache.benchmarks.shapes import SIZE, captions, scenes
+from skipcache.benchmarks.shapes import SIZE, scenes
 from skipcache.benchmarks.shapes_judge import load_judge
 from skipcache.benchmarks.training import Recipe
 
@@ -58,5 +59,4 @@ def start_as_identity(model: PixArtTransformer2DModel | LatteTransformer3DModel)
 
 
 def data() -> Data:
-    samples, labels = scenes()
-    return Data(samples, labels, {"encoder_hidden_states": load_judge().states()}, captions().texts)
+    return captioned(*scenes(), load_judge())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skipcache.benchmarks.diffusion import Data, denoising_loss
+from skipcache.benchmarks.metrics import accuracy
 from skipcache.benchmarks.pictures import draw_grid
 from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler
 from skipcache.benchmarks.shipped import FOLDER, load_weights
@@ -91,4 +92,4 @@ def balanced(batch: int, classes: int) -> Tensor:
 @torch.no_grad()
 def class_accuracy(judge: nn.Module, samples: Tensor, labels: Tensor) -> float:
     """Share of samples (in [0, 1]) that the classifier takes for their label."""
-    return (judge(samples * 2 - 1).argmax(1) == labels).float().mean().item()
+    return accuracy(judge, samples * 2 - 1, labels)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from skipcache.benchmarks.metrics import compare
+from skipcache.benchmarks.metrics import FrechetDistance, compare
 from skipcache.benchmarks.references import class_accuracy
 from skipcache.benchmarks.settings import STOCHASTIC, PeersSettings
 
@@ -75,29 +76,16 @@ class Judge:
             row.psnr_fine, row.psnr_fine_error = found["psnr"], found["psnr_error"]
             row.seed_psnr_fine = _by_seed(samples, self.fine)
         row.class_accuracy = class_accuracy(self.classifier, every, self.labels.repeat(len(samples)))
-        row.frechet = self._frechet(every)
+        row.frechet = None if self._frechet is None else self._frechet(every)
 
-    @torch.no_grad()
-    def _frechet(self, samples: Tensor) -> float | None:
-        """Between the real data and the samples, in [0, 1], in the classifier's feature space."""
-        features = getattr(self.classifier, "features", None)
-        if features is None:
-            return None
-        return frechet(features(self.real).double(), features(samples * 2 - 1).double())
+    @cached_property
+    def _frechet(self) -> FrechetDistance | None:
+        return FrechetDistance(self.classifier, self.real) if hasattr(self.classifier, "features") else None
 
 
 def _by_seed(samples: list[Tensor], reference: list[Tensor]) -> tuple[float, ...]:
     found = (compare(x, y).row()["psnr"] for x, y in zip(samples, reference))
     return tuple(psnr for psnr in found if psnr is not None)
-
-
-def frechet(x: Tensor, y: Tensor) -> float:
-    """Squared distance of the two Gaussians that have the means and covariances of (N, D) and (M, D)."""
-    a, b = torch.cov(x.T), torch.cov(y.T)
-    # The trace of (ab)^(1/2) by its eigenvalues, which are those of a positive matrix: real up to rounding.
-    cross = torch.linalg.eigvals(a @ b).real.clamp(min=0).sqrt().sum()
-    distance = (x.mean(0) - y.mean(0)).square().sum() + a.trace() + b.trace() - 2 * cross
-    return max(distance.item(), 0.0)
 
 
 def median(values: tuple[float, ...]) -> float | None:
