@@ -129,29 +129,34 @@ import skipcache
 from skipcache import training
 from tests.sampling import build, sample
 
+
+def main(rank):
+    model = skipcache.graft(build("original_dit"))
+    run = training.record_run(model, lambda: sample("original_dit", model, seed=rank))
+    for stage in ("branches", "everything"):
+        if stage == "branches":
+            training.freeze_backbone(model)
+        else:
+            model.requires_grad_(True)
+        wrapped = DistributedDataParallel(model)
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+        generator = torch.Generator().manual_seed(rank)
+        for _ in range(3):
+            training.distillation_loss(wrapped, run, interval=3, generator=generator).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        flat = torch.cat([p.detach().flatten() for p in model.parameters()])
+        others = [torch.empty_like(flat) for _ in range(2)]
+        dist.all_gather(others, flat)
+        assert torch.equal(others[0], others[1]), "the processes have drifted apart"
+        if rank == 0:
+            skipcache.save_branches(model, os.path.join(sys.argv[1], stage))
+
+
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
-rank = dist.get_rank()
-model = skipcache.graft(build("original_dit"))
-run = training.record_run(model, lambda: sample("original_dit", model, seed=rank))
-for stage in ("branches", "everything"):
-    if stage == "branches":
-        training.freeze_backbone(model)
-    else:
-        model.requires_grad_(True)
-    wrapped = DistributedDataParallel(model)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    generator = torch.Generator().manual_seed(rank)
-    for _ in range(3):
-        training.distillation_loss(wrapped, run, interval=3, generator=generator).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    flat = torch.cat([p.detach().flatten() for p in model.parameters()])
-    others = [torch.empty_like(flat) for _ in range(2)]
-    dist.all_gather(others, flat)
-    assert torch.equal(others[0], others[1]), "the processes have drifted apart"
-    if rank == 0:
-        skipcache.save_branches(model, os.path.join(sys.argv[1], stage))
+main(dist.get_rank())
+dist.barrier()  # gloo's threads must have let go of all tensors before Python ends, or they abort it
 dist.destroy_process_group()
 """
 
