@@ -22,12 +22,13 @@ class Calibration:
         keep: (head, tail), the units that a cached step runs.
         timesteps: of the run that it was made on; as many as it had steps.
         full_steps: the steps that run all blocks, counted from 0.
-        error: how far the last state of a run strayed from the uncached run's, over its size, on the calibration's own
-            samples; new samples stray a little further.
+        error: how far the last state of a run strayed from the uncached run's, over its size, as a geometric mean over
+            the calibration's own samples; new samples stray a little further.
         speedup: FLOPs of an uncached run over those of this one.
         scheduler: the class of the pipeline's scheduler, if there was one.
         guidance: the scale of classifier-free guidance, if it could be told from the run.
-        corrections: by step, the scalars that are added to the output; None where they did not help.
+        corrections: by step, the slopes of the forecast and the scalars that are added to the output; None where they
+            did not help.
     """
 
     model: str
@@ -53,9 +54,7 @@ class Calibration:
         """As JSON."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        facts = asdict(self)
-        facts["corrections"] = None if self.corrections is None else self.corrections.scalars
-        path.write_text(json.dumps({"skipcache": "calibration", **facts}) + "\n")
+        path.write_text(json.dumps({"skipcache": "calibration", **asdict(self)}) + "\n")
         return path
 
     @classmethod
@@ -67,7 +66,8 @@ class Calibration:
                 raise ValueError("another kind of file")
             facts |= {name: tuple(facts[name]) for name in ("keep", "timesteps", "full_steps")}
             if facts["corrections"] is not None:
-                facts["corrections"] = Corrections(tuple(tuple(step) for step in facts["corrections"]))
+                scalars, slopes = facts["corrections"]["scalars"], facts["corrections"]["slopes"]
+                facts["corrections"] = Corrections(tuple(map(tuple, scalars)), tuple(slopes))
             found = cls(**facts)
             found.policy  # noqa: B018 (it raises for places that cannot be)
             return found

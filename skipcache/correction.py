@@ -1,4 +1,5 @@
-"""What a calibration adds to the model's output on each step, so that the next state comes out as in an uncached run.
+"""What a calibration changes on each step, so that the next state comes out as in an uncached run: the slope of the
+forecast on cached steps, and what is added to the model's output on all.
 
 e' = e + a x + b e + c (e_-1 - e) + d (e_-2 - e_-1), with x the sample, e the model's output at this step and e_-1, e_-2
 at the steps before. The scalars are the same for all samples, conditions and elements, so that guidance, which mixes
@@ -22,15 +23,25 @@ from skipcache.verify import tensors_of
 
 @dataclass(frozen=True)
 class Corrections:
-    """`scalars`: by step (a, b, c, d), fewer where fewer steps lie behind, none where nothing is added."""
+    """`scalars`: by step (a, b, c, d), fewer where fewer steps lie behind, none where nothing is added.
+
+    `slopes`: by step what the forecast's slope is multiplied by; 1 beyond the last. A line through the last two full
+    steps overshoots where it is followed far: slopes below 1 are common.
+    """
 
     scalars: tuple[tuple[float, ...], ...]
+    slopes: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not all(isinstance(w, (int, float)) for step in self.scalars for w in step):
             raise TypeError(f"Corrections: expected numbers by step, got {self.scalars!r}")
+        if not all(isinstance(slope, (int, float)) for slope in self.slopes):
+            raise TypeError(f"Corrections: expected numbers for slopes, got {self.slopes!r}")
         if any(len(step) > 4 for step in self.scalars):
             raise ValueError("Corrections: expected at most 4 numbers a step: of x, e, e_-1 - e and e_-2 - e_-1")
+
+    def slope(self, step: int) -> float:
+        return self.slopes[step] if step < len(self.slopes) else 1.0
 
     def apply(self, step: int, x: Tensor, e: Tensor, before: Sequence[Tensor]) -> Tensor:
         """e', of the shape of `e`; `before` are the model's own outputs of the steps before, the latest first."""

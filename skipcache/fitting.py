@@ -1,5 +1,5 @@
-"""Corrections, fitted on runs that sample: least squares for the scalars that bring the next state where an uncached
-run of the same noise has it.
+"""Corrections, fitted on runs that sample: least squares for the slopes and scalars that bring the next state where an
+uncached run of the same noise has it.
 
 What a sampler makes of x and the outputs is linear for all common ones, but its weights are known to nobody here.
 They show in the differences of two runs of one noise, one uncached and one cached: whatever else goes into the next
@@ -8,7 +8,7 @@ state (the sampler's own noise) is the same in both and drops out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from skipcache.placed import Placed
 from skipcache.trajectory import Visit
 
 RIDGE = 1e-4  # of a column's own square: the scalars hardly change from 0 to 1e-2
+SMALLEST = 1e-9  # error of a sample that counts: one that happens to be exact is not all there is
 WORST = 0.5  # a step whose next state is less than half explained is left uncorrected
 
 Part = tuple[int, int]  # (lane, which of the rows with one x)
@@ -95,23 +96,26 @@ class Sampler:
         return total
 
     def error(self, cached: Watcher) -> float:
-        """How far the last state of `cached` is from the uncached one's, over its size; by the last known map."""
+        """How far the last state of `cached` is from the uncached one's, over its size; by the last known map.
+
+        The geometric mean over samples: one that went another way does not hide the others.
+        """
         step = self.truth.steps() - 1
         known = next((m for m in reversed(self.maps) if m is not None), None)
-        off = size = 0.0
+        ratios: list[Tensor] = []
         for run in range(len(self.truth.seen)):
             found, seen = self.drift(cached, run, step), self.truth.seen[run][step]
             if found is None:
                 return float("inf")
             dx, de = found
             if known is None:
-                off += sum(float(d.norm() ** 2) for d in de.values())
-                size += sum(float(s.e.float().norm() ** 2) for s in seen.values())
+                outputs = {(lane, i): e for lane in self.rows for i, e in enumerate(self.parts(lane, seen[lane].e))}
+                ratios += [_ratios(off, outputs[part]) for part, off in de.items()]
                 continue
             nxt = dx * known.x + sum((d * known.e.get(part, 0.0) for part, d in de.items()), torch.zeros_like(dx))
-            off += float(nxt.norm() ** 2)
-            size += float(self.state(min(seen), seen[min(seen)].x).norm() ** 2)
-        return float((off / size) ** 0.5) if size else 0.0
+            ratios.append(_ratios(nxt, self.state(min(seen), seen[min(seen)].x)))
+        each = torch.cat(ratios)
+        return float(each.clamp(min=SMALLEST).log().mean().exp()) if each.any() else 0.0
 
     def _map(self, cached: Watcher, step: int) -> StepMap | None:
         columns: list[list[Tensor]] = []
@@ -144,6 +148,23 @@ class Sampler:
         return StepMap(x, e, x_before, {part: next(weights) for part in before})
 
 
+@dataclass(frozen=True)
+class _Aim:
+    """What the output of one call should be, for the next state to be the uncached run's."""
+
+    sampler: Sampler
+    found: StepMap
+    lane: int
+    total: Tensor  # of the lane's parts, weighed as the sampler weighs them
+
+    def mix(self, values: Tensor) -> Tensor:
+        return self.sampler.mixed(self.found, self.lane, values)
+
+    def missed_by(self, e: Tensor, terms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """(A, b): `terms` as columns, and what they should add up to beside e."""
+        return torch.stack([_flat([self.mix(x)]) for x in terms], dim=1), _flat([self.total - self.mix(e)])
+
+
 @dataclass
 class _Sums:
     """The normal equations of one step, over runs and lanes."""
@@ -151,8 +172,17 @@ class _Sums:
     gram: Tensor
     rhs: Tensor
 
-    def plus(self, A: Tensor, b: Tensor) -> _Sums:
-        return _Sums(self.gram + A.T @ A, self.rhs + A.T @ b)
+    @classmethod
+    def of(cls, A: Tensor, b: Tensor, before: _Sums | None) -> _Sums:
+        """With what was summed before, where it has as many columns."""
+        gram, rhs = A.T @ A, A.T @ b
+        if before is None or before.rhs.shape != rhs.shape:
+            return cls(gram, rhs)
+        return cls(before.gram + gram, before.rhs + rhs)
+
+    def solved(self) -> list[float]:
+        found: list[float] = solved(self.gram, self.rhs, RIDGE).tolist()
+        return found
 
 
 class Trial(Watcher):
@@ -175,12 +205,15 @@ class Trial(Watcher):
         self.engine, self.sampler, self.given = engine, sampler, corrections
         self._sums: dict[int, _Sums] = {}
         self._fitted: dict[int, tuple[float, ...]] = {}
+        self._slope_sums: dict[int, _Sums] = {}
+        self._slopes: dict[int, float] = {}
 
     @property
     def corrections(self) -> Corrections | None:
         """As fitted, in the numbers that a file holds; None where no step needs one."""
         fitted = [self._fitted.get(i, ()) for i in range(self.steps())]
-        return Corrections(tuple(fitted)) if any(any(w) for w in fitted) else None
+        slopes = tuple(self._slopes.get(i, 1.0) for i in range(self.steps())) if self._slopes else ()
+        return Corrections(tuple(fitted), slopes) if slopes or any(any(w) for w in fitted) else None
 
     @property
     def is_joint(self) -> bool:
@@ -188,11 +221,15 @@ class Trial(Watcher):
         return len(self.seen) == 1 and len(self._lanes) == 1
 
     def step(self, call: Call, visit: Visit, lane: int) -> Any:
+        aim = None if self.given is not None else self._aim(visit.step, lane, call)
         if visit.full:
             output, features = full_step(self.engine, self.plain, call)
             self.trajectory.record(visit, *features)
         else:
-            output = self.engine.cached(self.plain, call, visit.lane.predict(visit.step, PREDICTOR))
+            if aim is not None:
+                self._fit_slope(aim, call, visit)
+            given = None if self.given is None else self.given.slope(visit.step)
+            output = self._cached(call, visit, self._slopes.get(visit.step, 1.0) if given is None else given)
         e = main_output(output, call)
         if e is None or not correctable(output, call):
             return output
@@ -200,29 +237,39 @@ class Trial(Watcher):
         visit.lane.remember(visit.step, e)
         if self.given is not None:
             e = self.given.apply(visit.step, call.sample, e, before)
-        elif self.sampler is not None:
-            e = self._fit(self.sampler, visit.step, lane, call.sample, e, before)
+        elif aim is not None:
+            terms = terms_of(call.sample, e, before)
+            self._sums[visit.step] = sums = _Sums.of(*aim.missed_by(e, terms), self._sums.get(visit.step))
+            self._fitted[visit.step] = tuple(sums.solved())
+            e = added(e, terms, self._fitted[visit.step])
         return with_main_output(output, call, e)
 
-    def _fit(self, sampler: Sampler, step: int, lane: int, x: Tensor, e: Tensor, before: list[Tensor]) -> Tensor:
-        run = len(self.seen) - 1
-        found = sampler.maps[step] if step < len(sampler.maps) and run < len(sampler.truth.seen) else None
-        if found is None:
-            return e
-        truth = sampler.truth.seen[run][step]
-        if lane not in truth or lane not in sampler.rows or truth[lane].x.shape != x.shape:
-            return e
-        mix: Callable[[Tensor], Tensor] = lambda values: sampler.mixed(found, lane, values)  # noqa: E731
+    def _cached(self, call: Call, visit: Visit, slope: float) -> Any:
+        return self.engine.cached(self.plain, call, visit.lane.predict(visit.step, PREDICTOR, slope))
+
+    def _fit_slope(self, aim: _Aim, call: Call, visit: Visit) -> None:
+        """Between the outputs without a slope and with all of it, as if the blocks between were linear."""
+        if len(visit.lane.kept) < PREDICTOR.depth:
+            return
+        outputs = [self._cached(call, visit, slope) for slope in (0.0, 1.0)]
+        flat, sloped = (main_output(output, call) for output in outputs)
+        if flat is None or sloped is None or not correctable(outputs[0], call):
+            return
+        A, b = aim.missed_by(flat, [sloped.float() - flat.float()])
+        self._slope_sums[visit.step] = sums = _Sums.of(A, b, self._slope_sums.get(visit.step))
+        (self._slopes[visit.step],) = sums.solved()
+
+    def _aim(self, step: int, lane: int, call: Call) -> _Aim | None:
+        sampler, run = self.sampler, len(self.seen) - 1
+        if sampler is None or step >= len(sampler.maps) or run >= len(sampler.truth.seen):
+            return None
+        found, truth = sampler.maps[step], sampler.truth.seen[run][step]
+        if found is None or lane not in truth or lane not in sampler.rows or truth[lane].x.shape != call.sample.shape:
+            return None
         share = sum(w for part, w in found.e.items() if part[0] == lane) / (found.total or 1.0)
-        dx = sampler.state(lane, x) - sampler.state(lane, truth[lane].x)
-        target = mix(truth[lane].e) - mix(e) - share * self._carried(sampler, found, run, step, dx)
-        terms = terms_of(x, e, before)
-        A, b = torch.stack([_flat([mix(term)]) for term in terms], dim=1), _flat([target])
-        empty = _Sums(A.new_zeros(len(terms), len(terms)), A.new_zeros(len(terms)))
-        known = self._sums.get(step, empty)
-        self._sums[step] = sums = (known if known.rhs.shape == empty.rhs.shape else empty).plus(A, b)
-        self._fitted[step] = tuple(solved(sums.gram, sums.rhs, RIDGE).tolist())
-        return added(e, terms, self._fitted[step])
+        dx = sampler.state(lane, call.sample) - sampler.state(lane, truth[lane].x)
+        carried = self._carried(sampler, found, run, step, dx)
+        return _Aim(sampler, found, lane, sampler.mixed(found, lane, truth[lane].e) - share * carried)
 
     def _carried(self, sampler: Sampler, found: StepMap, run: int, step: int, dx: Tensor) -> Tensor:
         """What the next state is off by, whatever the output at this step."""
@@ -251,6 +298,16 @@ def _grouped(x: Tensor) -> Tensor:
     if len(set(counts.tolist())) > 1:
         return torch.arange(len(x))[:, None]
     return torch.argsort(group.cpu(), stable=True).reshape(len(counts), -1)
+
+
+def _ratios(off: Tensor, of: Tensor) -> Tensor:
+    """By row, the norm of one over that of the other; 0 over 0 is 0."""
+    off, of = _norms(off), _norms(of)
+    return torch.where(off == 0, off, off / of)
+
+
+def _norms(rows: Tensor) -> Tensor:
+    return rows.float().flatten(1).norm(dim=1).cpu()
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:

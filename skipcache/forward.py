@@ -132,16 +132,18 @@ class CachedForward(Override):
             return self.plain(*args, **kwargs)
         try:
             visit = trajectory.visit(call, self._schedulers())
-            output = self._run(call, trajectory, visit)
-            return output if not isinstance(self.settings.policy, Placed) else self._corrected(output, call, visit)
+            corrections = self._corrections(visit)
+            output = self._run(call, trajectory, visit, corrections)
+            return output if corrections is None else self._corrected(output, call, visit, corrections)
         except BaseException:
             # A step that ended half-way leaves nothing: the next call begins a trajectory.
             trajectory.drop()
             raise
 
-    def _run(self, call: Call, trajectory: Trajectory, visit: Visit) -> Any:
+    def _run(self, call: Call, trajectory: Trajectory, visit: Visit, corrections: Corrections | None) -> Any:
         if not visit.full:
-            prediction = visit.lane.predict(visit.step, self.settings.predictor)
+            slope = 1.0 if corrections is None else corrections.slope(visit.step)
+            prediction = visit.lane.predict(visit.step, self.settings.predictor, slope)
             for engine in self.engines:
                 saved = engine.saved(call, prediction)
                 if saved is not None:
@@ -180,15 +182,18 @@ class CachedForward(Override):
                 break
         return outputs[0] if outputs else call.run(self.plain), None
 
-    def _corrected(self, output: Any, call: Call, visit: Visit) -> Any:
-        """The output with the calibration's corrections, where this run is like the calibrated one."""
+    def _corrections(self, visit: Visit) -> Corrections | None:
+        """The calibration's, where this run is like the calibrated one."""
         policy, corrections = self.settings.policy, self.settings.corrections
-        assert isinstance(policy, Placed)
-        mismatch = policy.mismatch(visit.time)
-        if mismatch is not None:
-            dropped = "" if corrections is None else ", without corrections"
-            self.counters.because(f"calibration: {mismatch}; full steps are placed by timestep{dropped}")
-        if mismatch is not None or corrections is None or not correctable(output, call):
+        mismatch = policy.mismatch(visit.time) if isinstance(policy, Placed) else None
+        if mismatch is None:
+            return corrections
+        dropped = "" if corrections is None else ", without corrections"
+        self.counters.because(f"calibration: {mismatch}; full steps are placed by timestep{dropped}")
+        return None
+
+    def _corrected(self, output: Any, call: Call, visit: Visit, corrections: Corrections) -> Any:
+        if not correctable(output, call):
             return output
         e = main_output(output, call)
         assert e is not None

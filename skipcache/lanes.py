@@ -56,8 +56,9 @@ class Lane:
         if self.drift is not None:
             self.drift.follow(H, full=True)
 
-    def predict(self, step: int, predictor: Predictor) -> Prediction:
-        weights = predictor.weights(step, self.full_steps)
+    def predict(self, step: int, predictor: Predictor, slope: float = 1.0) -> Prediction:
+        """`slope`: what the predictor's weights are multiplied by."""
+        weights = tuple(w * slope for w in predictor.weights(step, self.full_steps))
         observe = None if self.drift is None else self.drift.follow
         return Prediction(predictor, self.kept, weights, self.residual, observe)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,13 @@ from skipcache.flops import count_flops, zero_call
 from skipcache.hooks import HookEngine
 from skipcache.measure import PREDICTOR, Measure, Watcher, watch
 from skipcache.placed import Placed
-from skipcache.placement import Errors, place
+from skipcache.placement import place
 from skipcache.policy import Spread
 
 KNOTS = (1, 2, 3, 5, 8, 12, 16, 25)  # distances between full steps, and from them, at which errors are measured
 STRETCH = 3  # the longest distance that is tried, over the mean one
-SPREADS = (1.75, 2.5)  # powers of `Spread`, whose placements rest on no measurement
-INTERVALS = (2, 3, 4)  # every so many steps, and all steps at the end
+LEARNING = 4  # the interval of the run on which the sampler is learned
+POWERS = (1.75, 2.0)  # of `Spread`, whose placements rest on no measurement
 
 Goal = tuple[str, float]  # "speedup", "full_steps" or "max_error", and how much of it
 Gain = Callable[[int], float]  # the FLOP-ideal speedup by number of full steps
@@ -30,10 +30,16 @@ Gain = Callable[[int], float]  # the FLOP-ideal speedup by number of full steps
 
 @dataclass(frozen=True)
 class Tried:
-    """A placement, and how far the last state of its run was from the uncached one's, over its size."""
+    """A placement, what was fitted on the way, and how far the last state was from the uncached run's, over its size.
 
+    `is_final`: a run with these corrections would come out just so.
+    """
+
+    engine: HookEngine
     policy: Placed
     error: float
+    corrections: Corrections | None = None
+    is_final: bool = True
 
 
 @dataclass
@@ -50,108 +56,106 @@ class Search:
     def __post_init__(self) -> None:
         self.steps = self.uncached.steps()
         self.sampler: Sampler | None = None
-        self._errors: Errors | None = None
-        self._way: int | None = None  # to place that did best
+        self._placed: dict[int, tuple[int, ...]] | None = None
+        self._way: str | None = None  # to place that did best
         self.most = 1.0  # the largest speedup that any choice of units reaches with 2 full steps
         self.longest = 2  # distance between full steps that is tried
 
-    def found(self, engines: list[HookEngine], goal: Goal) -> list[Calibration]:
-        """The best calibration of each choice of units that reaches the goal."""
+    def found(self, engines: list[HookEngine], goal: Goal) -> Calibration | None:
+        """The best calibration of all choices of units that reach the goal."""
         gains = [self._gain(engine) for engine in engines]
         self.most = max(gain(2) for gain in gains)
         counts = [self._count(goal, gain) for gain in gains]
         fewest = min((count for count in counts if count is not None), default=self.steps)
         self.longest = max(2, math.ceil(STRETCH * (4 if goal[0] == "max_error" else self.steps / fewest)))
         asked = [(e, c, gain) for e, c, gain in zip(engines, counts, gains) if c is not None]
-        return [best for best in (self._best(e, c, goal, gain) for e, c, gain in asked) if best is not None]
-
-    def _best(self, engine: HookEngine, count: int, goal: Goal, gain: Gain) -> Calibration | None:
-        engine.attach()
-        try:
-            placements = self._placements(engine, count)
-            if goal[0] == "max_error":
-                return self._fewest(engine, placements, goal[1], gain)
-            return self._nearest(engine, placements.get(count), count, gain)
-        finally:
-            engine.detach()
-
-    def _nearest(
-        self, engine: HookEngine, measured: tuple[int, ...] | None, count: int, gain: Gain
-    ) -> Calibration | None:
-        """The best of the ways to place, found by trial with the units of the first engine, and kept for the others."""
-        ways = [measured, *(Spread(count / self.steps, power).places(self.steps) for power in SPREADS)]
-        ways += [ending_full(interval, count, self.steps) for interval in INTERVALS]
-        tried = {i: way for i, way in enumerate(ways) if way is not None and self._way in (None, i)}
-        if not tried:
+        if goal[0] == "max_error":
+            reached = [(self._fewest(e, count, goal[1]), gain) for e, count, gain in asked]
+            made = [self._calibration(tried, gain) for tried, gain in reached if tried is not None]
+            return max(made, key=lambda c: c.speedup, default=None)
+        trials = [(self._nearest(e, count), gain) for e, count, gain in asked]
+        if not trials:
             return None
-        trials = {i: self._trial(engine, way) for i, way in tried.items()}
-        self._way = min(trials, key=lambda i: trials[i].error)
-        return self._corrected(engine, trials[self._way], gain)
+        best, gain = min(trials, key=lambda trial: trial[0].error)
+        return self._calibration(self._settled(best), gain)
 
-    def _placements(self, engine: HookEngine, count: int) -> dict[int, tuple[int, ...]]:
+    def _nearest(self, engine: HookEngine, count: int) -> Tried:
+        """By the best of the ways to place: found by trial with the units of the first engine, then kept."""
+        ways = {str(power): Spread(count / self.steps, power).places(self.steps) for power in POWERS}
+        measured = self._placements(engine).get(count)
+        ways |= {"measured": measured} if measured is not None else {}
+        tried = [self._way] if self._way in ways else list(ways)
+        trials = {way: self._fitted(engine, ways[way]) for way in tried}
+        self._way = min(trials, key=lambda way: trials[way].error)
+        return trials[self._way]
+
+    def _placements(self, engine: HookEngine) -> dict[int, tuple[int, ...]]:
         """By number of full steps. Errors are measured once, with the units of the first engine that asks."""
-        if self._errors is None:
+        if self._placed is None:
             tick = lambda: self.tick(_what(engine, "measuring"))  # noqa: E731
             measured = Measure(self.model, engine, self.scheduler, self._knots(), tick)
             self._watch(measured)
-            self._errors = measured.errors()
-        gaps = range(1, self._knots()[-1] + 1)
-        return {k: placement.full_steps for k, placement in place(self._errors, self.steps, gaps, count).items()}
+            found = place(measured.errors(), self.steps, range(1, self._knots()[-1] + 1), self.steps)
+            self._placed = {k: placement.full_steps for k, placement in found.items()}
+        return self._placed
 
     def _knots(self) -> tuple[int, ...]:
         return tuple(k for k in KNOTS if k <= self.longest)
 
-    def _fewest(
-        self, engine: HookEngine, placements: Mapping[int, tuple[int, ...]], most: float, gain: Gain
-    ) -> Calibration | None:
-        """By bisection the fewest full steps that keep the error; all of them make none."""
-        counts = sorted(placements)
-        low, high, found = 0, len(counts) - 1, None
+    def _fewest(self, engine: HookEngine, count: int, most: float) -> Tried | None:
+        """By bisection the fewest full steps, up to `count`, that keep the error; all of them make none."""
+        low, high, found = min(2, count), count, None
         while low <= high:
             middle = (low + high) // 2
-            tried = self._corrected(engine, self._trial(engine, placements[counts[middle]]), gain)
+            tried = self._settled(self._nearest(engine, middle))
             if tried.error <= most:
                 found, high = tried, middle - 1
             else:
                 low = middle + 1
         return found
 
-    def _trial(self, engine: HookEngine, full_steps: tuple[int, ...]) -> Tried:
+    def _fitted(self, engine: HookEngine, full_steps: tuple[int, ...]) -> Tried:
+        """A trial on which corrections are fitted, where they are asked for and can be had."""
         policy = Placed(full_steps, self.uncached.timesteps())
-        return Tried(policy, self._known_sampler(engine).error(self._run(engine, policy)))
+        if not (self.correct and self.uncached.correctable):
+            return self._bare(engine, policy)
+        sampler = self._known_sampler(engine)
+        trial = self._run(engine, policy, sampler)
+        return Tried(engine, policy, sampler.error(trial), trial.corrections, trial.is_joint)
 
-    def _corrected(self, engine: HookEngine, tried: Tried, gain: Gain) -> Calibration:
-        """The calibration that a trial leads to, with corrections where they are asked for, can be had, and help."""
-        sampler, policy = self._known_sampler(engine), tried.policy
-        error, corrections = tried.error, None
-        if self._corrects and error > 0:
-            trial = self._run(engine, policy, sampler)
-            corrections = trial.corrections
-            if corrections is not None and not trial.is_joint:
-                trial = self._run(engine, policy, corrections=corrections)
-            better = sampler.error(trial)
-            error, corrections = (better, corrections) if better < error else (error, None)
+    def _bare(self, engine: HookEngine, policy: Placed) -> Tried:
+        return Tried(engine, policy, self._known_sampler(engine).error(self._run(engine, policy)))
+
+    def _settled(self, tried: Tried) -> Tried:
+        """With corrections as they come out, or without, where they do not help."""
+        engine, policy, corrections = tried.engine, tried.policy, tried.corrections
+        if corrections is None:
+            return tried
+        if not tried.is_final:
+            trial = self._run(engine, policy, corrections=corrections)
+            tried = Tried(engine, policy, self._known_sampler(engine).error(trial), corrections)
+        bare = self._bare(engine, policy)
+        return bare if bare.error <= tried.error else tried
+
+    def _calibration(self, tried: Tried, gain: Gain) -> Calibration:
+        plan, policy = tried.engine.plan, tried.policy
         return Calibration(
             type(self.model).__name__,
-            engine.plan.depth,
-            (engine.plan.head, engine.plan.tail),
+            plan.depth,
+            (plan.head, plan.tail),
             policy.timesteps,
             policy.full_steps,
-            error,
+            tried.error,
             gain(len(policy.full_steps)),
             None if self.scheduler is None else type(self.scheduler).__name__,
-            sampler.guidance,
-            corrections,
+            self._known_sampler(tried.engine).guidance,
+            tried.corrections,
         )
-
-    @property
-    def _corrects(self) -> bool:
-        return self.correct and self.uncached.correctable
 
     def _known_sampler(self, engine: HookEngine) -> Sampler:
         """Learned once, from a run with cached steps from the first one on."""
         if self.sampler is None:
-            policy = Placed(tuple(range(0, self.steps, 2)), self.uncached.timesteps())
+            policy = Placed(tuple(range(0, self.steps, LEARNING)), self.uncached.timesteps())
             self.sampler = Sampler(self.uncached, self._run(engine, policy))
         return self.sampler
 
@@ -167,8 +171,12 @@ class Search:
         self._watch(trial)
         return trial
 
-    def _watch(self, watcher: Watcher) -> None:
-        watch(watcher, self.run).check_repeats(self.uncached)
+    def _watch(self, watcher: Measure | Trial) -> None:
+        watcher.engine.attach()
+        try:
+            watch(watcher, self.run).check_repeats(self.uncached)
+        finally:
+            watcher.engine.detach()
 
     def _gain(self, engine: HookEngine) -> Gain:
         """The FLOP-ideal speedup of a run by its number of full steps."""
@@ -193,15 +201,6 @@ class Search:
         if name == "speedup":
             return max((k for k in range(2, self.steps + 1) if gain(k) >= value), default=None)
         return self.steps
-
-
-def ending_full(interval: int, count: int, steps: int) -> tuple[int, ...] | None:
-    """`count` full steps: every `interval`-th one, and from some step on all; None where there are too few for it."""
-    for last in range(steps, -1, -1):
-        placed = tuple(i for i in range(steps) if i % interval == 0 or i > last)
-        if len(placed) == count:
-            return placed
-    return None
 
 
 def _what(engine: HookEngine, doing: str) -> str:

@@ -1,5 +1,6 @@
 """Calibration: placements are the best there are, the model is left plain, and what cannot be is refused."""
 
+import copy
 import itertools
 import math
 from dataclasses import dataclass, replace
@@ -14,7 +15,8 @@ import skipcache
 import skipcache.training
 from skipcache import Calibration, Schedule
 from skipcache.correction import Corrections
-from skipcache.measure import interpolated
+from skipcache.fitting import Sampler
+from skipcache.measure import Seen, Watcher, interpolated, watch
 from skipcache.placed import Placed
 from skipcache.placement import place
 from skipcache.policy import Step
@@ -166,7 +168,7 @@ def test_no_correction_touches_learned_variances():
     model = build("dit")
     found = skipcache.calibrate(model, lambda: sample("dit", model, steps=STEPS), full_steps=5, progress=False)
     outputs = []
-    for calibration in (found, replace(found, corrections=None)):
+    for calibration in (found, replace(found, corrections=Corrections((), found.corrections.slopes))):
         seen = []
 
         def call(seen=seen, **kwargs):
@@ -228,12 +230,56 @@ def test_scalars():
     assert corrections.apply(1, x, e, []).tolist() == [[7.0, 7.0]]  # 3 + 0.5 * 2 + 3
     assert corrections.apply(2, x, e, before).tolist() == [[6.0, 6.0]]  # 3 + (5 - 3) + 0.25 * (9 - 5)
     assert corrections.apply(2, x, e, before[:1]) is e
+    assert [Corrections((), (1.0, 0.5)).slope(i) for i in range(3)] == [1.0, 0.5, 1.0]
     half = corrections.apply(1, x.half(), e.half(), [])
     assert half.dtype == torch.float16 and half.tolist() == [[7.0, 7.0]]
     with pytest.raises(ValueError, match="at most 4"):
         Corrections(((1.0,) * 5,))
     with pytest.raises(TypeError, match="numbers"):
         Corrections((("1",),))
+    with pytest.raises(TypeError, match="slopes"):
+        Corrections((), ("1",))
+
+
+def test_slopes_are_fitted_where_a_line_is_followed():
+    model = build("original_dit")
+    guided = Guided(model)
+    found = skipcache.calibrate(model, guided.run, full_steps=5, keep=0, progress=False)
+    slopes, full = found.corrections.slopes, found.full_steps
+    assert len(slopes) == STEPS
+    assert all(slope == 1 for i, slope in enumerate(slopes) if i in full or i < full[1])
+    assert all(slope != 1 for i, slope in enumerate(slopes[:-1]) if i not in full and i > full[1])
+
+    def states(slopes):
+        corrections = Corrections((), slopes)
+        with skipcache.accelerated(model, calibration=replace(found, corrections=corrections), engine="fx"):
+            return guided.run()
+
+    sloped, straight, ones = states(slopes), states(()), states((1.0,) * STEPS)
+    first = next(i for i in range(STEPS) if slopes[i] != 1)
+    assert equal(tuple(straight), tuple(ones))
+    assert equal(tuple(sloped[: first + 1]), tuple(straight[: first + 1]))
+    assert not torch.equal(sloped[first + 1], straight[first + 1])
+    with skipcache.accelerated(model, calibration=replace(found, corrections=Corrections((), slopes)), engine="hooks"):
+        assert equal(tuple(guided.run()), tuple(sloped))
+
+
+def test_one_sample_that_goes_another_way_does_not_hide_the_others():
+    model = build("original_dit")
+    plain = watch(Watcher(model, skipcache.find_stack(model), None), Guided(model).run)
+    sampler = Sampler(plain, plain)
+    assert sampler.error(plain) == 0
+
+    def error(*sizes):
+        other = copy.deepcopy(plain)
+        last = other.seen[0][-1][0]
+        noise = torch.stack([size * last.e[i] for i, size in enumerate(sizes)])
+        other.seen[0][-1][0] = Seen(last.x, last.e + noise)
+        return sampler.error(other)
+
+    assert error(0.01, 0.01, 0.01, 0.01) == pytest.approx(0.01, rel=1e-3)
+    assert error(0.01, 1.0, 0.01, 1.0) == pytest.approx(0.1, rel=1e-3)
+    assert 0 < error(0.0, 1.0, 0.0, 1.0) < 1e-4
 
 
 def test_goals():
