@@ -21,7 +21,7 @@ def reference() -> Reference:
         build=build,
         data=data,
         judge=load_judge,
-        recipe=Recipe(steps=4000, batch=12, lr=1.5e-3, warmup=300),
+        recipe=Recipe(steps=9000, batch=16, lr=1.5e-3, warmup=300),
         prediction="v_prediction",
     )
 

@@ -15,7 +15,8 @@ SIZE, FRAMES, DIGIT = 16, 8, 8
 ROOM = SIZE - DIGIT  # how far a digit can move, in pixels
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-SPEEDS = {"slowly": 0.45, "quickly": 1.05}  # pixels per frame
+SPEEDS = {"slowly": 0.5, "quickly": 1.0}  # pixels per frame
+TRACK = 4  # pixels from one place to start at to the next
 # x and y of what moves in a frame
 MOTIONS = {"standing still": (0.0, 0.0)} | {
     f"moving {direction} {speed}": (x * pixels, y * pixels)
@@ -43,14 +44,14 @@ def videos(seed: int = 0, per_caption: int = PER_CAPTION) -> tuple[Tensor, Tenso
 
 
 def draw(labels: Tensor, generator: torch.Generator, held_out: bool = False) -> Tensor:
-    """One video per label: somebody's handwriting, somewhere, a little faster or slower than others."""
+    """One video per label: somebody's handwriting, from one of the places that leave room for the motion."""
     digit, motion = captions().attributes[labels].T
     images = _handwriting(digit, generator, held_out)  # (N, 1, 8, 8)
-    pace = 0.9 + 0.2 * torch.rand(len(labels), 1, generator=generator)
-    velocity = torch.tensor(list(MOTIONS.values()))[motion] * pace
-    path = velocity * (FRAMES - 1)  # (N, 2)
-    room = ROOM - path.abs()
-    start = torch.rand(path.shape, generator=generator) * room + (-path).clamp(min=0)
+    velocity = torch.tensor(list(MOTIONS.values()))[motion]  # (N, 2)
+    path = velocity * (FRAMES - 1)
+    choices = ((ROOM - path.abs()) / TRACK).long() + 1
+    start = (torch.rand(path.shape, generator=generator) * choices).long() * TRACK
+    start = torch.where(path < 0, ROOM - start, start)
     places = start[:, None] + velocity[:, None] * torch.arange(FRAMES)[:, None]  # (N, frames, 2)
     return _placed(images, places)
 

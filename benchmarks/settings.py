@@ -152,7 +152,7 @@ class AnalysisSettings:
 
 CALIBRATION_SEED = 1000  # and beyond: no method is measured on what it was calibrated or tuned on
 PEERS = {  # methods of `skipcache bench --peers`: their names, by the library that they need
-    "skipcache": ("skipcache", "uniform-forecast", "uniform-hold"),
+    "skipcache": ("skipcache", "speedup", "threshold", "uniform-forecast", "uniform-hold"),
     "": ("fewer-steps",),
     "cache-dit": ("dbcache", "dbcache-taylorseer", "scm", "scm-taylorseer"),
     "diffusers": ("fbcache", "magcache", "taylorseer", "taylorseer-lite", "pab", "fastercache"),

@@ -7,7 +7,7 @@ from skipcache.calibration import Calibration
 from skipcache.checkpoint import load_branches, save_branches
 from skipcache.plan import Plan, make_plan
 from skipcache.policy import Interval, Schedule, Spread, Threshold
-from skipcache.predictor import Delta, Forecast, Hold
+from skipcache.predictor import Damped, Delta, Forecast, Hold
 from skipcache.program import Graphs
 from skipcache.report import Report
 from skipcache.search import calibrate
@@ -16,6 +16,7 @@ from skipcache.stack import Stack, find_stack
 
 __all__ = [
     "Calibration",
+    "Damped",
     "Delta",
     "Forecast",
     "Graphs",

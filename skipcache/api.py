@@ -12,7 +12,7 @@ from skipcache.forward import CachedForward, Settings
 from skipcache.override import override_of
 from skipcache.plan import Keep, Plan
 from skipcache.policy import Interval, Policy, Spread
-from skipcache.predictor import Forecast, Hold, Predictor
+from skipcache.predictor import Damped, Forecast, Hold, Predictor
 from skipcache.program import Graphs
 from skipcache.report import Report
 from skipcache.stack import Stack
@@ -40,15 +40,17 @@ def accelerate(
         target: a denoiser (nn.Module), or a diffusers pipeline that holds one or several.
         interval: every how many steps all blocks run; 3 where no other choice of steps is given. Raising it caches more
             steps and strays further from the plain model; 1 runs all blocks always.
-        speedup: block evaluations of an uncached run over those of this one, at least. Full steps are sparse early in a
-            run and dense late, as `Spread` says; in a loop without a pipeline's scheduler they stand evenly, and
-            `policy=Spread(share, steps=...)` keeps more. Give at most one of `interval`, `speedup` and `policy`.
+        speedup: block evaluations of an uncached run over those of this one, at least, as far as 10 full steps are left
+            (half of the steps, where that is fewer). Full steps are sparse early in a run and dense late, as `Spread`
+            says; in a loop without a pipeline's scheduler they stand evenly, and `policy=Spread(share, steps=...)`
+            keeps more. Give at most one of `interval`, `speedup` and `policy`.
         keep: units run at each end on a cached step, one int or (head, tail); where none is given 0 with `speedup`,
             else 1. Raising it costs time and keeps more, but at one speedup leaves fewer full steps.
         calibration: of `calibrate`, for this model: the full steps, the units kept, the predictor and corrections of
             the output; excludes `interval`, `policy`, `speedup`, `keep` and `predictor`.
         policy: which steps are full: `Interval(...)`, `Schedule(...)`, `Spread(...)`, `Threshold(...)`.
-        predictor: the deep feature of a cached step: `Hold()`, `Delta()`, `Forecast(order)`; default the family's best.
+        predictor: the deep feature of a cached step: `Hold()`, `Delta()`, `Forecast(order)`, `Damped()`; where none is
+            given `Hold()` with branches that carry H, else `Damped()` with `speedup`, else `Forecast(1)`.
         engine: "fx" runs graphs of the model, without the glue of skipped blocks; "hooks" overrides its blocks; "auto"
             takes fx where it proves right, else hooks, and says why in `report`. Results are equal to the bit.
         compile: True, or a dict of options for torch.compile, to compile both of fx's graphs whole.
@@ -68,8 +70,11 @@ def accelerate(
         keep = 1 if speedup is None else 0
         _check_unskipped(denoisers.values(), stack, speedup)
     chosen: dict[str, Any] = {"engine": engine, "compile": compile}
+    default = Forecast(1) if speedup is None else Damped()
     chosen["corrections"] = None if calibration is None else calibration.corrections
-    planned = {name: _settings(model, keep, predictor, stack, choose, **chosen) for name, model in denoisers.items()}
+    planned = {
+        name: _settings(model, keep, predictor, default, stack, choose, **chosen) for name, model in denoisers.items()
+    }
     if calibration is not None:
         for name, model in denoisers.items():
             calibration.check(model, planned[name].plan.depth)
@@ -160,7 +165,9 @@ def _check_unskipped(denoisers: Iterable[Any], stack: Stack | None, speedup: flo
 
 def _check(predictor: Predictor | None, engine: str, compile: Any) -> None:
     if predictor is not None and (isinstance(predictor, type) or not isinstance(predictor, Predictor)):
-        raise TypeError(f"predictor: expected Hold(), Delta(), Forecast(...) or another Predictor, got {predictor!r}")
+        raise TypeError(
+            f"predictor: expected Hold(), Delta(), Forecast(...), Damped() or another Predictor, got {predictor!r}"
+        )
     if engine not in ("auto", "fx", "hooks"):
         raise ValueError(f"engine: expected 'auto', 'fx' or 'hooks', got {engine!r}")
     if not isinstance(compile, (bool, dict)):
@@ -173,6 +180,7 @@ def _settings(
     model: Any,
     keep: Keep,
     predictor: Predictor | None,
+    default: Predictor,
     stack: Stack | None,
     choose: Callable[[Plan], Policy],
     **chosen: Any,
@@ -180,7 +188,7 @@ def _settings(
     stack, plan = planned(model, keep, stack)
     branches = branches_of(model)
     holds = stack.reuse == "hold" or (branches is not None and branches.layout.fuse == "concat")
-    predictor = predictor or (Hold() if holds else Forecast(1))
+    predictor = predictor or (Hold() if holds else default)
     return Settings(stack=stack, plan=plan, policy=choose(plan), predictor=predictor, **chosen)
 
 

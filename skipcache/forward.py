@@ -258,6 +258,10 @@ class CachedForward(Override):
     def _count(self, call: Call, visit: Visit, saved: int) -> None:
         depth, full = len(self.settings.stack.blocks), not saved
         if visit.opens_step:
+            note = getattr(self.settings.policy, "note", None)
+            said = note(visit.time) if note is not None and visit.step == 0 else None
+            if said is not None:
+                self.counters.because(said)
             self.counters.step(visit.step, full)
             self._local.step_is_full = full
         elif full and not self._local.step_is_full:

@@ -40,8 +40,9 @@ NEAR = 1e-4  # of a step: what rounding may move
 class Policy(Protocol):
     """What the trajectory asks of a policy; bring your own by writing these two.
 
-    Two more may be there: `reads_drift = True` for one that asks for `Step.drift`, which costs two norms of H per call
-    and holds H of the last step, and `agree = True` for one whose answer all processes of the default group must share.
+    More may be there: `reads_drift = True` for one that asks for `Step.drift`, which costs two norms of H per call
+    and holds H of the last step; `agree = True` for one whose answer all processes of the default group must share;
+    `note(step)`, what `report` shall say of a run, or None, asked at its first step.
     """
 
     @property
@@ -219,15 +220,20 @@ class Spread:
         share: of the steps that run all blocks, 0 < share <= 1. Lowering it caches more.
         power: 1 is even. Raising it moves full steps to the end.
         steps: of a run, for a loop without a scheduler that tells.
+        least: full steps in a run at least, or half of its steps where that is fewer.
     """
 
     share: float
     power: float = 1.75
     steps: int | None = None
+    least: int = 2
 
     @classmethod
     def reaching(cls, speedup: float, kept: int, depth: int) -> Spread:
-        """The one with which block evaluations fall by `speedup`, where a cached step runs `kept` of `depth` units."""
+        """The one with which block evaluations fall by `speedup`, where a cached step runs `kept` of `depth` units.
+
+        At least 10 full steps: below that, fewer sampler steps may keep more.
+        """
         if isinstance(speedup, bool) or not isinstance(speedup, (int, float)):
             raise TypeError(f"speedup: expected a number, got {speedup!r}")
         if not speedup >= 1:
@@ -237,7 +243,7 @@ class Spread:
                 f"speedup: expected less than {depth / kept:.3g}, got {speedup}: a cached step runs {kept} of {depth} "
                 f"units; ask for less, or keep less"
             )
-        return cls((1 / speedup - kept / depth) / (1 - kept / depth))
+        return cls((1 / speedup - kept / depth) / (1 - kept / depth), power=1.5, least=10)
 
     def __post_init__(self) -> None:
         for name in ("share", "power"):
@@ -249,8 +255,11 @@ class Spread:
             raise ValueError(f"Spread: expected 1 <= power <= 4, got {self.power}; 1 is even")
         if self.steps is not None and (isinstance(self.steps, bool) or not isinstance(self.steps, int)):
             raise TypeError(f"Spread: expected an int or None for steps, got {self.steps!r}")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"Spread: expected steps >= 1, got {self.steps}")
+        if isinstance(self.least, bool) or not isinstance(self.least, int):
+            raise TypeError(f"Spread: expected an int for least, got {self.least!r}")
+        for name, count in (("steps", self.steps), ("least", self.least)):
+            if count is not None and count < 1:
+                raise ValueError(f"Spread: expected {name} >= 1, got {count}")
 
     @property
     def caches(self) -> bool:
@@ -267,10 +276,23 @@ class Spread:
 
     def places(self, count: int) -> tuple[int, ...]:
         """The full steps of a run of `count` steps."""
-        k = min(count, max(2, int(self.share * count + NEAR)))
+        k = min(count, max(2, min(self.least, (count + 1) // 2), self._asked(count)))
         placed = [round((count - 1) * (1 - (1 - i / max(k - 1, 1)) ** self.power)) for i in range(k)]
         for i in range(k - 2, -1, -1):
             placed[i] = min(placed[i], placed[i + 1] - 1)
         for i in range(k):
             placed[i] = max(placed[i], i)
         return tuple(placed)
+
+    def note(self, step: Step) -> str | None:
+        """Where more steps are full than asked for."""
+        count = self.steps if step.count is None else step.count
+        if count is None or len(self.places(count)) <= max(2, self._asked(count)):
+            return None
+        return (
+            f"{len(self.places(count))} of {count} steps are full, not {self._asked(count)}: "
+            f"with so few, a run of fewer sampler steps may keep more"
+        )
+
+    def _asked(self, count: int) -> int:
+        return int(self.share * count + NEAR)

@@ -11,6 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
+from torch import Tensor
+
 from skipcache.streams import Streams
 
 
@@ -127,6 +130,43 @@ class Forecast:
                 x = x + (kept[k][i] - kept[k + 1][i]) * w
             D_hat.append(x)
         return tuple(D_hat)
+
+
+@dataclass(frozen=True)
+class Damped:
+    """`Forecast(1)` with the slope times g, from 0 to 1: how much of the slope before it came true.
+
+    With full steps s > r > q: D-hat = H + R_s + g * (R_s - R_r) * ((i - s) / (s - r)). Of what came, y = R_s - R_r, and
+    what was to come, x = (R_r - R_q) * ((s - r) / (r - q)), g is <y, x> / <x, x>, by row of the batch and by stream.
+    With fewer full steps behind it g is 0: Delta. Where features turn, a line overshoots; where they move along, g is
+    near 1.
+    """
+
+    residual = True
+    depth = 3
+
+    def weights(self, step: int, full_steps: Sequence[int]) -> tuple[float, ...]:
+        """(i - s) / (s - r) and (s - r) / (r - q), as far as there are full steps."""
+        s = [step, *full_steps]
+        return tuple((a - b) / (b - c) for a, b, c in zip(s, s[1:], s[2:]))
+
+    def predict(self, H: Streams | None, kept: Sequence[Streams], weights: Sequence[float]) -> Streams:
+        D_hat = []
+        for i, latest in enumerate(kept[0]):
+            x = latest if H is None else H[i] + latest
+            if len(weights) > 1:
+                came, was_to_come = latest - kept[1][i], (kept[1][i] - kept[2][i]) * weights[1]
+                x = x + came * (_share(came, was_to_come) * weights[0]).to(came.dtype)
+            D_hat.append(x)
+        return tuple(D_hat)
+
+
+def _share(y: Tensor, x: Tensor) -> Tensor:
+    """<y, x> / <x, x> by row, between 0 and 1, in a shape that multiplies y; 0 where x is 0."""
+    rows, columns = (z.reshape(len(z), -1).float() for z in (y, x))
+    size = (columns * columns).sum(1)
+    share = torch.where(size > 0, (rows * columns).sum(1) / size, torch.zeros_like(size))
+    return share.clamp(0, 1).reshape(-1, *[1] * (y.ndim - 1))
 
 
 def _divided(nodes: Sequence[int]) -> list[float]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import skipcache
-from skipcache import Delta, Forecast, Hold, Interval, Schedule, Spread, Stack
+from skipcache import Damped, Delta, Forecast, Hold, Interval, Schedule, Spread, Stack
 from tests.originals import OriginalDiT, Yesterday
 from tests.pipelines import dit, run_dit, run_wan, wan
 from tests.sampling import build, equal, inputs, sample, state
@@ -126,8 +126,13 @@ def test_a_speedup_is_reached_by_a_pipeline(keep):
         report = skipcache.report(pipe)
         evaluated = report.blocks_run, report.blocks_run + report.blocks_saved
         share = {1: 1 / 3, (1, 0): 5 / 9, 0: 2 / 3}[keep]  # of the steps, on a stack of four units
-        assert report.full_at == Spread(share).places(20)
-    assert 1.5 <= evaluated[1] / evaluated[0] < 1.6
+        assert report.full_at == Spread(share, power=1.5, least=10).places(20)
+    if keep == 1:
+        assert evaluated == (60, 80)
+        (said,) = report.reasons
+        assert said.startswith("10 of 20 steps are full, not 6: ")
+    else:
+        assert 1.5 <= evaluated[1] / evaluated[0] < 1.6 and not report.reasons
     assert not torch.equal(plain, cached)
     with skipcache.accelerated(pipe, speedup=1):
         assert torch.equal(run_dit(pipe, steps=20), plain)
@@ -138,6 +143,7 @@ def test_a_speedup_keeps_no_unit_and_is_not_offered_with_skip_branches():
     run_dit(pipe, steps=20)
     report = skipcache.report(pipe)
     assert (report.full_steps, report.blocks_run) == (10, 40)
+    assert skipcache.accelerate(pipe, speedup=2, predictor=Damped()) is pipe, "the default"
     for model in (build("hunyuan_dit"), skipcache.graft(build("original_dit"))):
         before = state(model)
         with pytest.raises(ValueError, match=r"speedup: .* has skip branches.*insist with keep=1"):
@@ -152,7 +158,7 @@ def test_two_denoisers_of_one_run_share_one_schedule():
     first, second = skipcache.report(pipe).values()
     count = first.full_steps + first.cached_steps
     assert count + second.full_steps + second.cached_steps == 12
-    whole = Spread(2 / 3).places(12)
+    whole = Spread(2 / 3, power=1.5).places(12)
     assert first.full_at == tuple(p for p in whole if p < count)
     assert second.full_at == tuple(sorted({0, *(p - count for p in whole if p >= count)}))
     assert 1 < count < 11
@@ -331,7 +337,9 @@ def test_the_report_counts_what_was_done():
     assert (report.full_steps, report.cached_steps, report.cache_bytes, report.ideal_speedup) == (0, 0, 0, None)
 
 
-@pytest.mark.parametrize(("predictor", "features"), [(Hold(), 1), (Delta(), 1), (Forecast(1), 2), (Forecast(2), 3)])
+@pytest.mark.parametrize(
+    ("predictor", "features"), [(Hold(), 1), (Delta(), 1), (Forecast(1), 2), (Forecast(2), 3), (Damped(), 3)]
+)
 def test_no_more_features_are_held_than_said(predictor, features):
     model = skipcache.accelerate(build("dit"), interval=2, predictor=predictor)
     sample("dit", model, steps=9)

@@ -9,7 +9,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 import skipcache
-from skipcache import Forecast, Hold, Threshold
+from skipcache import Damped, Forecast, Hold, Threshold
 from tests.originals import Block
 from tests.sampling import build, equal, sample
 
@@ -27,7 +27,7 @@ def frames():
     return counters["stats"]["unique_graphs"]
 
 
-@pytest.mark.parametrize(("name", "predictor"), [("dit", Forecast(1)), ("flux_dev", Hold()), ("latte", Forecast(1))])
+@pytest.mark.parametrize(("name", "predictor"), [("dit", Damped()), ("flux_dev", Hold()), ("latte", Forecast(1))])
 def test_two_frames_for_a_signature(name, predictor):
     """Over a trajectory, a second one, and one of other length: a full and a cached program, each compiled once."""
     model = build(name).requires_grad_(False)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import skipcache
-from skipcache import Delta, Forecast, Hold
+from skipcache import Damped, Delta, Forecast, Hold
 from tests.sampling import MODELS, build, equal, inputs, sample, state
 
 # The engines under the names that `accelerate` takes; "auto" must be whichever proves right.
@@ -88,21 +88,30 @@ class Reference:
             # SD3's last block drops the text stream: without it in D, D - H cannot be formed, and D itself is kept.
             self.residual = not isinstance(self.predictor, Hold) and len(seen["D"]) == len(seen["H"])
             R = [d - h for d, h in zip(seen["D"], seen["H"])] if self.residual else seen["D"]
-            self.kept = [(self.step, R), *self.kept][:2]
+            self.kept = [(self.step, R), *self.kept][:3]
         self.step += 1
         return output
 
     def predict(self, H):
         s, R_s = self.kept[0]
         base = [h + a for h, a in zip(H, R_s)] if self.residual else [x.clone() for x in R_s]
-        if not isinstance(self.predictor, Forecast) or len(self.kept) < 2:
+        if len(self.kept) < 2 or isinstance(self.predictor, (Hold, Delta)):
             return base
         r, R_r = self.kept[1]
+        if isinstance(self.predictor, Damped):
+            return base if len(self.kept) < 3 else [x + d for x, d in zip(base, self.damped())]
         return [x + (a - b) * ((self.step - s) / (s - r)) for x, a, b in zip(base, R_s, R_r)]
+
+    def damped(self):
+        (s, R_s), (r, R_r), (q, R_q) = self.kept
+        for a, b, c in zip(R_s, R_r, R_q):
+            y, x = (z.flatten(1) for z in (a - b, (b - c) * ((s - r) / (r - q))))
+            share = ((y * x).sum(1) / (x * x).sum(1)).clamp(0, 1) * ((self.step - s) / (s - r))
+            yield (a - b) * share.reshape(-1, *[1] * (a.ndim - 1))
 
 
 @pytest.mark.parametrize("keep", [(1, 1), (2, 1), (1, 0)])
-@pytest.mark.parametrize("predictor", [Hold(), Delta(), Forecast(1)])
+@pytest.mark.parametrize("predictor", [Hold(), Delta(), Forecast(1), Damped()])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_cached_run_equals_the_reference(name, predictor, keep):
     """Both engines, full and cached steps: each equals the reference, so that they equal each other."""

@@ -12,7 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 import skipcache
-from skipcache import Forecast, Hold
+from skipcache import Damped, Forecast, Hold
 from tests.originals import OriginalDiT
 from tests.sampling import build, equal, inputs, sample, state
 from tests.zoo import randomise
@@ -357,10 +357,9 @@ def test_a_weight_is_the_same_as_a_tensor(dtype):
     """Programs take weights as 0-d tensors, the hook engine as numbers."""
     torch.manual_seed(0)
     H, R, older = ((torch.randn(4, 5).to(dtype),) for _ in range(3))
-    for order in (1, 2):
-        predictor = Forecast(order)
-        kept = [R, older, H][: order + 1]
-        weights = predictor.weights(7, (5, 2, 1)[: order + 1])
+    for predictor in (Forecast(1), Forecast(2), Damped()):
+        kept = [R, older, H][: predictor.depth]
+        weights = predictor.weights(7, (5, 2, 1)[: predictor.depth])
         tensors = [torch.tensor(w, dtype=torch.float64) for w in weights]
         assert torch.equal(predictor.predict(H, kept, weights)[0], predictor.predict(H, kept, tensors)[0])
 

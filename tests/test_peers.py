@@ -24,6 +24,8 @@ from tests.tiny import task as make_task
 
 METHODS = {method.name: method for method in run.find_methods(ALL_PEERS)}
 MIDDLE = {  # a position of each knob that caches something in 7 steps
+    "speedup": {"speedup": 1.75},
+    "threshold": {"limit": 10.0},
     "uniform-forecast": {"interval": 3, "stop": 0},
     "uniform-hold": {"interval": 3, "stop": 0},
     "fewer-steps": {"steps": 4},

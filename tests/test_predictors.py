@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skipcache import Delta, Forecast, Hold
+from skipcache import Damped, Delta, Forecast, Hold
 from skipcache.predictor import Prediction, Predictor
 
 
@@ -96,16 +96,44 @@ def test_a_forecast_of_a_lower_order_does_not_follow_a_parabola():
     assert predict(Forecast(1), 6, [4, 2], kept[:2], H)[0] == 28
 
 
-@pytest.mark.parametrize("predictor", [Hold(), Delta(), Forecast(1), Forecast(2)])
+@pytest.mark.parametrize("scale", [1.0, 0.5, 0.0, -2.0, 3.0])
+def test_damped_follows_as_much_of_the_slope_as_came_true(scale):
+    H, R_q, slope = features(3)
+    R_r = tuple(q + 2 * d for q, d in zip(R_q, slope))
+    R_s = tuple(r + scale * 3 * d for r, d in zip(R_r, slope))  # steps 0, 2 and 5
+    (got,) = predict(Damped(), 7, [5, 2, 0], [R_s, R_r, R_q], H)
+    share = min(1, max(0, scale))
+    torch.testing.assert_close(got, H[0] + R_s[0] + share * (R_s[0] - R_r[0]) * (2 / 3))
+
+
+def test_damped_takes_each_row_by_itself_and_is_delta_where_little_is_known():
+    H, R_s, R_r, R_q = features(4)
+    (whole,) = predict(Damped(), 7, [5, 2, 0], [R_s, R_r, R_q], H)
+    for i in range(2):
+        rows = [tuple(x[i : i + 1] for x in R) for R in (R_s, R_r, R_q, H)]
+        (row,) = predict(Damped(), 7, [5, 2, 0], rows[:3], rows[3])
+        assert torch.equal(row, whole[i : i + 1])
+    for known in (1, 2):
+        (got,) = predict(Damped(), 7, [5, 2][:known], [R_s, R_r][:known], H)
+        assert torch.equal(got, H[0] + R_s[0])
+    (still,) = predict(Damped(), 7, [5, 2, 0], [R_s, R_r, R_r], H)
+    assert torch.equal(still, H[0] + R_s[0])
+    (without,) = Damped().predict(None, [R_s, R_r, R_q], Damped().weights(7, [5, 2, 0]))
+    torch.testing.assert_close(without, whole - H[0])
+    bf16 = [tuple(x.bfloat16() for x in R) for R in (R_s, R_r, R_q, H)]
+    assert predict(Damped(), 7, [5, 2, 0], bf16[:3], bf16[3])[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("predictor", [Hold(), Delta(), Forecast(1), Forecast(2), Damped()])
 def test_where_no_update_could_be_formed_the_feature_itself_is_followed(predictor):
     """H is None: what was kept is D."""
     kept = [(torch.full((2,), float(1 + 2 * s)),) for s in (4, 2, 0)][: predictor.depth]
     full_steps = [4, 2, 0][: predictor.depth]
     (got,) = Prediction(predictor, kept, predictor.weights(5, full_steps), residual=False)((torch.ones(2),))
-    assert torch.equal(got, torch.full((2,), 11.0 if isinstance(predictor, Forecast) else 9.0))
+    assert torch.equal(got, torch.full((2,), 11.0 if isinstance(predictor, (Forecast, Damped)) else 9.0))
 
 
-@pytest.mark.parametrize("predictor", [Hold(), Delta(), Forecast(1), Forecast(3)])
+@pytest.mark.parametrize("predictor", [Hold(), Delta(), Forecast(1), Forecast(3), Damped()])
 def test_predicting_changes_nothing_that_is_kept(predictor):
     H, *kept = features(predictor.depth + 1)
     before = [x.clone() for feature in (H, *kept) for x in feature]

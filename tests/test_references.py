@@ -44,21 +44,16 @@ def test_models_with_branches_draw_what_they_are_asked_for(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "count", "shape", "place"),
-    # By chance the place is 0.5. In samples of latte-digits a judge seldom finds more than the motion.
-    [("pixart-shapes", 30, (3, 16, 16), 0.01), ("latte-digits", 10, (1, 8, 16, 16), 0.4)],
+    ("name", "count", "shape"),
+    [("pixart-shapes", 30, (3, 16, 16)), ("latte-digits", 10, (1, 8, 16, 16))],
 )
-def test_captions_draw_what_they_say(name, count, shape, place):
-    """A caption is right where all its attributes are; its place is that in the judge's order of all captions."""
+def test_captions_draw_what_they_say(name, count, shape):
+    """A caption is right where all its attributes are."""
     reference = find_reference(name)
     labels = balanced(count, reference.data().classes)
     samples = reference.pipeline(reference.load())(reference.data(), labels, steps=10)
     assert samples.shape == (count, *shape) and samples.min() >= 0 and samples.max() <= 1
-    judged = reference.judge()(samples * 2 - 1)
-    places = (judged > judged.gather(1, labels[:, None])).float().mean(1)
-    assert places.mean() < place
-    if name == "pixart-shapes":
-        assert class_accuracy(reference.judge(), samples, labels) > 0.5
+    assert class_accuracy(reference.judge(), samples, labels) > 0.5
 
 
 @pytest.mark.parametrize(("name", "units"), [("pixart-shapes", 24), ("latte-digits", 6)])

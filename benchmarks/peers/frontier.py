@@ -17,6 +17,8 @@ from skipcache.benchmarks.settings import STOCHASTIC, PeersSettings
 # Okabe-Ito colours, by method; a library is a shape, and its methods that belong together share a colour.
 STYLES = {
     "skipcache": ("#0072B2", "o", "-"),
+    "speedup": ("#0072B2", "o", "--"),
+    "threshold": ("#56B4E9", "o", "--"),
     "uniform-forecast": ("#56B4E9", "o", "-"),
     "uniform-hold": ("#56B4E9", "o", ":"),
     "fewer-steps": ("#333333", "D", "--"),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import skipcache
-from skipcache.benchmarks.peers.method import Setting, Task, best
+from skipcache.benchmarks.peers.method import THRESHOLDS, Setting, Task, best
 from skipcache.benchmarks.sampling import ReferencePipeline
 from skipcache.benchmarks.variants import NAMES, make_predictor
 
@@ -81,6 +81,50 @@ def intervals(timesteps: Sequence[float]) -> list[Setting]:
 
 
 @dataclass(frozen=True)
+class Speedup:
+    """What a user gets who measures nothing: `speedup=`, as near to the target as it comes."""
+
+    name: str = "speedup"
+    label: str = "skipcache, speedup="
+    library: str = "skipcache"
+
+    def aim(self, task: Task, target: float, budget: int) -> Setting:
+        fewest = min(10, task.calls // 2)  # as many stay full whatever is asked for
+        ladder = [{"speedup": task.calls / full} for full in range(task.calls, fewest - 1, -1)]
+        return best(task, self, [ladder], budget)
+
+    def attach(self, task: Task, setting: Setting) -> ReferencePipeline:
+        return skipcache.accelerate(task.pipe(), speedup=setting["speedup"])
+
+    def usage(self, task: Task, setting: Setting) -> str:
+        return f"skipcache.accelerate(pipe, speedup={setting['speedup']:.3g})"
+
+    def note(self, task: Task) -> str:
+        return ""
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Full steps where the shallow feature has moved far enough, in each run by itself."""
+
+    name: str = "threshold"
+    label: str = "skipcache, Threshold"
+    library: str = "skipcache"
+
+    def aim(self, task: Task, target: float, budget: int) -> Setting:
+        return best(task, self, [[{"limit": limit} for limit in THRESHOLDS]], budget)
+
+    def attach(self, task: Task, setting: Setting) -> ReferencePipeline:
+        return skipcache.accelerate(task.pipe(), policy=skipcache.Threshold(setting["limit"]))
+
+    def usage(self, task: Task, setting: Setting) -> str:
+        return f"skipcache.accelerate(pipe, policy=skipcache.Threshold({setting['limit']:.3g}))"
+
+    def note(self, task: Task) -> str:
+        return ""
+
+
+@dataclass(frozen=True)
 class FewerSteps:
     """Rounded up: the rival gets at least the compute of the caches."""
 
@@ -103,6 +147,8 @@ class FewerSteps:
 
 
 METHODS = (
+    Speedup(),
+    Adaptive(),
     Uniform(),
     Uniform("uniform-hold", "skipcache, uniform, Hold", predictor="hold"),
     FewerSteps(),
