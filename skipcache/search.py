@@ -46,7 +46,7 @@ def calibrate(
     Args:
         target: a plain denoiser, or a pipeline that holds one.
         run: samples in any way, a pipeline call or a loop, with seeds and prompts that you will not test on. It is
-            called about ten times, and must repeat itself: seed inside of it. One call of 4 to 16 images is enough;
+            called about eight times, and must repeat itself: seed inside of it. One call of 4 to 16 images is enough;
             several runs in a row, with as many steps each, count too.
         speedup, full_steps, max_error: what to reach, one of them: FLOPs of an uncached run over those of a cached one;
             the number of full steps; how far the last state may stray from the uncached run's, over its size.
@@ -54,7 +54,7 @@ def calibrate(
         correct: fit scalars that are added to the output. False leaves the output of full steps as it is.
         progress: show a bar.
 
-    Takes about as long as 10 uncached runs, and holds at most 50 deep features per lane, and per step of the run
+    Takes about as long as 8 uncached runs, and holds at most 50 deep features per lane, and per step of the run
     three pairs of a sample and an output. Raises ValueError where the goal cannot be reached, and where the run never
     calls the model, or differs from one time to the next.
     """

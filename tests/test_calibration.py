@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from types import SimpleNamespace
@@ -162,6 +163,18 @@ def test_corrections_bring_states_back(sampler):
         assert near < 0.7 * far
     again, _ = stray(found, "hooks")
     assert equal(tuple(states), tuple(again))
+
+
+def test_two_threads_run_one_calibrated_model():
+    model = build("original_dit")
+    guided = Guided(model)
+    found = skipcache.calibrate(model, guided.run, full_steps=5, keep=0, progress=False)
+    skipcache.accelerate(model, calibration=found)
+    expected = [guided.run(seed) for seed in range(4)]
+    with ThreadPoolExecutor(2) as pool:
+        outputs = list(pool.map(guided.run, range(4)))
+    assert found.corrections is not None
+    assert all(equal(tuple(ours), tuple(theirs)) for ours, theirs in zip(outputs, expected))
 
 
 def test_no_correction_touches_learned_variances():

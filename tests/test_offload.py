@@ -1,5 +1,7 @@
 """What moves weights around a model (accelerate's and diffusers' hooks) survives, put on before or after."""
 
+from functools import partial
+
 import pytest
 import torch
 from accelerate import cpu_offload
@@ -109,3 +111,21 @@ def test_diffusers_registry_hooks_that_replace_the_forward():
     assert Counting.calls == 7
     skipcache.restore(model)
     assert equal(sample("dit", model), plain)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_a_calibration_is_made_and_used_under_offload(way):
+    model = build("dit").requires_grad_(False)
+    way(model)
+    run = partial(sample, "dit", model, 12, 5)
+    found = skipcache.calibrate(model, run, full_steps=5, keep=0, progress=False)
+    assert found.corrections is not None
+    skipcache.accelerate(model, calibration=found)
+    ours = sample("dit", model, steps=12)
+    skipcache.restore(model)
+    if way is casting:  # to bfloat16 and back: another model than the plain one
+        return
+    plain = build("dit")
+    again = skipcache.calibrate(plain, partial(sample, "dit", plain, 12, 5), full_steps=5, keep=0, progress=False)
+    assert again == found
+    assert equal(sample("dit", skipcache.accelerate(plain, calibration=found), steps=12), ours)
