@@ -10,7 +10,7 @@ from torch import nn
 
 from skipcache.correction import Corrections
 from skipcache.placed import Placed
-from skipcache.predictor import Forecast
+from skipcache.predictor import Damped, Forecast
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Calibration:
         guidance: the scale of classifier-free guidance, if it could be told from the run.
         corrections: by step, the slopes of the forecast and the scalars that are added to the output; None where they
             did not help.
+        damped: the predictor is `Damped()`, not `Forecast(1)`.
     """
 
     model: str
@@ -41,14 +42,15 @@ class Calibration:
     scheduler: str | None = None
     guidance: float | None = None
     corrections: Corrections | None = None
+    damped: bool = False
 
     @property
     def policy(self) -> Placed:
         return Placed(self.full_steps, self.timesteps, self.scheduler)
 
     @property
-    def predictor(self) -> Forecast:
-        return Forecast(1)
+    def predictor(self) -> Forecast | Damped:
+        return Damped() if self.damped else Forecast(1)
 
     def save(self, path: str | Path) -> Path:
         """As JSON."""

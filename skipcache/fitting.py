@@ -20,6 +20,7 @@ from skipcache.correction import Corrections, added, correctable, main_output, t
 from skipcache.hooks import HookEngine
 from skipcache.measure import PREDICTOR, Watcher, full_step
 from skipcache.placed import Placed
+from skipcache.predictor import Predictor
 from skipcache.trajectory import Visit
 
 RIDGE = 1e-4  # of a column's own square: the scalars hardly change from 0 to 1e-2
@@ -200,8 +201,10 @@ class Trial(Watcher):
         policy: Placed,
         sampler: Sampler | None = None,
         corrections: Corrections | None = None,
+        predictor: Predictor = PREDICTOR,
     ) -> None:
-        super().__init__(model, engine.stack, scheduler, PREDICTOR, policy)
+        super().__init__(model, engine.stack, scheduler, predictor, policy)
+        self.predictor = predictor
         self.engine, self.sampler, self.given = engine, sampler, corrections
         self._sums: dict[int, _Sums] = {}
         self._fitted: dict[int, tuple[float, ...]] = {}
@@ -245,11 +248,11 @@ class Trial(Watcher):
         return with_main_output(output, call, e)
 
     def _cached(self, call: Call, visit: Visit, slope: float) -> Any:
-        return self.engine.cached(self.plain, call, visit.lane.predict(visit.step, PREDICTOR, slope))
+        return self.engine.cached(self.plain, call, visit.lane.predict(visit.step, self.predictor, slope))
 
     def _fit_slope(self, aim: _Aim, call: Call, visit: Visit) -> None:
         """Between the outputs without a slope and with all of it, as if the blocks between were linear."""
-        if len(visit.lane.kept) < PREDICTOR.depth:
+        if len(visit.lane.kept) < self.predictor.depth:
             return
         outputs = [self._cached(call, visit, slope) for slope in (0.0, 1.0)]
         flat, sloped = (main_output(output, call) for output in outputs)

@@ -18,11 +18,13 @@ from skipcache.measure import PREDICTOR, Measure, Watcher, watch
 from skipcache.placed import Placed
 from skipcache.placement import place
 from skipcache.policy import Spread
+from skipcache.predictor import Damped, Forecast
 
 KNOTS = (1, 2, 3, 5, 8, 12, 16, 25)  # distances between full steps, and from them, at which errors are measured
 STRETCH = 3  # the longest distance that is tried, over the mean one
 LEARNING = 4  # the interval of the run on which the sampler is learned
 POWERS = (1.75, 2.0)  # of `Spread`, whose placements rest on no measurement
+DAMPED = "damped"  # the way of `accelerate(speedup=)`: a power of 1.5, and no corrections
 
 Goal = tuple[str, float]  # "speedup", "full_steps" or "max_error", and how much of it
 Gain = Callable[[int], float]  # the FLOP-ideal speedup by number of full steps
@@ -40,6 +42,7 @@ class Tried:
     error: float
     corrections: Corrections | None = None
     is_final: bool = True
+    predictor: Forecast | Damped = PREDICTOR
 
 
 @dataclass
@@ -81,11 +84,16 @@ class Search:
 
     def _nearest(self, engine: HookEngine, count: int) -> Tried:
         """By the best of the ways to place: found by trial with the units of the first engine, then kept."""
-        ways = {str(power): Spread(count / self.steps, power).places(self.steps) for power in POWERS}
+        share = count / self.steps
+        ways = {str(power): Spread(share, power).places(self.steps) for power in POWERS}
         measured = self._placements(engine).get(count)
         ways |= {"measured": measured} if measured is not None else {}
+        ways[DAMPED] = Spread(share, power=1.5).places(self.steps)
         tried = [self._way] if self._way in ways else list(ways)
-        trials = {way: self._fitted(engine, ways[way]) for way in tried}
+        trials = {
+            way: self._bare(engine, ways[way], Damped()) if way == DAMPED else self._fitted(engine, ways[way])
+            for way in tried
+        }
         self._way = min(trials, key=lambda way: trials[way].error)
         return trials[self._way]
 
@@ -116,15 +124,19 @@ class Search:
 
     def _fitted(self, engine: HookEngine, full_steps: tuple[int, ...]) -> Tried:
         """A trial on which corrections are fitted, where they are asked for and can be had."""
-        policy = Placed(full_steps, self.uncached.timesteps())
         if not (self.correct and self.uncached.correctable):
-            return self._bare(engine, policy)
-        sampler = self._known_sampler(engine)
+            return self._bare(engine, full_steps)
+        sampler, policy = self._known_sampler(engine), self._policy(full_steps)
         trial = self._run(engine, policy, sampler)
         return Tried(engine, policy, sampler.error(trial), trial.corrections, trial.is_joint)
 
-    def _bare(self, engine: HookEngine, policy: Placed) -> Tried:
-        return Tried(engine, policy, self._known_sampler(engine).error(self._run(engine, policy)))
+    def _bare(self, engine: HookEngine, full_steps: tuple[int, ...], predictor: Forecast | Damped = PREDICTOR) -> Tried:
+        policy = self._policy(full_steps)
+        error = self._known_sampler(engine).error(self._run(engine, policy, predictor=predictor))
+        return Tried(engine, policy, error, predictor=predictor)
+
+    def _policy(self, full_steps: tuple[int, ...]) -> Placed:
+        return Placed(full_steps, self.uncached.timesteps())
 
     def _settled(self, tried: Tried) -> Tried:
         """With corrections as they come out, or without, where they do not help."""
@@ -134,7 +146,7 @@ class Search:
         if not tried.is_final:
             trial = self._run(engine, policy, corrections=corrections)
             tried = Tried(engine, policy, self._known_sampler(engine).error(trial), corrections)
-        bare = self._bare(engine, policy)
+        bare = self._bare(engine, policy.full_steps)
         return bare if bare.error <= tried.error else tried
 
     def _calibration(self, tried: Tried, gain: Gain) -> Calibration:
@@ -150,12 +162,13 @@ class Search:
             None if self.scheduler is None else type(self.scheduler).__name__,
             self._known_sampler(tried.engine).guidance,
             tried.corrections,
+            isinstance(tried.predictor, Damped),
         )
 
     def _known_sampler(self, engine: HookEngine) -> Sampler:
         """Learned once, from a run with cached steps from the first one on."""
         if self.sampler is None:
-            policy = Placed(tuple(range(0, self.steps, LEARNING)), self.uncached.timesteps())
+            policy = self._policy(tuple(range(0, self.steps, LEARNING)))
             self.sampler = Sampler(self.uncached, self._run(engine, policy))
         return self.sampler
 
@@ -165,9 +178,10 @@ class Search:
         policy: Placed,
         sampler: Sampler | None = None,
         corrections: Corrections | None = None,
+        predictor: Forecast | Damped = PREDICTOR,
     ) -> Trial:
         self.tick(_what(engine, f"trying {len(policy.full_steps)} full steps"))
-        trial = Trial(self.model, engine, self.scheduler, policy, sampler, corrections)
+        trial = Trial(self.model, engine, self.scheduler, policy, sampler, corrections, predictor)
         self._watch(trial)
         return trial
 

@@ -54,10 +54,11 @@ MAY_IMPORT = {
         "call", "clock", "correction", "flops", "hooks", "override", "placement", "policy", "predictor", "stack",
         "trajectory",
     },
-    "fitting": {"call", "correction", "hooks", "measure", "placed", "trajectory"},
+    "fitting": {"call", "correction", "hooks", "measure", "placed", "predictor", "trajectory"},
     "calibration": {"correction", "placed", "predictor"},
     "trials": {
         "calibration", "correction", "fitting", "flops", "hooks", "measure", "placed", "placement", "policy",
+        "predictor",
     },
     "search": {"branches", "calibration", "hooks", "measure", "override", "plan", "stack", "target", "trials"},
     "api": {

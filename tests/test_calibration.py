@@ -14,7 +14,7 @@ from diffusers import DDIMScheduler, DEISMultistepScheduler
 
 import skipcache
 import skipcache.training
-from skipcache import Calibration, Schedule
+from skipcache import Calibration, Damped, Forecast, Schedule
 from skipcache.correction import Corrections
 from skipcache.fitting import Sampler
 from skipcache.measure import Seen, Watcher, interpolated, watch
@@ -100,7 +100,8 @@ def test_the_model_is_left_plain_and_then_runs_as_placed(name):
     assert found.model == type(model).__name__ and len(found.timesteps) == STEPS
     assert found.speedup > 1 and 0 < found.error < 1 and found.corrections is None
     exactly = Exactly(found.full_steps)
-    expected = sample(name, skipcache.accelerate(build(name), policy=exactly), steps=STEPS)
+    by_hand = skipcache.accelerate(build(name), policy=exactly, predictor=found.predictor)
+    expected = sample(name, by_hand, steps=STEPS)
     for engine in ("fx", "hooks"):
         skipcache.accelerate(model, calibration=found, engine=engine)
         assert equal(sample(name, model, steps=STEPS), expected)
@@ -349,6 +350,9 @@ def test_files(tmp_path):
     found = skipcache.calibrate(model, Guided(model).run, full_steps=5, progress=False)
     path = found.save(tmp_path / "deep" / "found.json")
     assert Calibration.load(path) == found and found.corrections is not None
+    damped = replace(found, damped=True)
+    assert Calibration.load(damped.save(tmp_path / "damped.json")) == damped
+    assert (damped.predictor, found.predictor) == (Damped(), Forecast(1))
     whole = path.read_text()
     texts = {
         "cut": whole[: len(whole) // 2],
