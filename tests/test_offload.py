@@ -113,7 +113,7 @@ def test_diffusers_registry_hooks_that_replace_the_forward():
     assert equal(sample("dit", model), plain)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize("way", [sequential, grouped, casting], ids=lambda way: way.__name__)
 def test_a_calibration_is_made_and_used_under_offload(way):
     model = build("dit").requires_grad_(False)
     way(model)
