@@ -224,15 +224,15 @@ class Trial(Watcher):
         return len(self.seen) == 1 and len(self._lanes) == 1
 
     def step(self, call: Call, visit: Visit, lane: int) -> Any:
-        aim = None if self.given is not None else self._aim(visit.step, lane, call)
+        aim = self._aim(visit.step, lane, call)
         if visit.full:
             output, features = full_step(self.engine, self.plain, call)
             self.trajectory.record(visit, *features)
         else:
             if aim is not None:
                 self._fit_slope(aim, call, visit)
-            given = None if self.given is None else self.given.slope(visit.step)
-            output = self._cached(call, visit, self._slopes.get(visit.step, 1.0) if given is None else given)
+            slope = self._slopes.get(visit.step, 1.0) if self.given is None else self.given.slope(visit.step)
+            output = self._cached(call, visit, slope)
         e = main_output(output, call)
         if e is None or not correctable(output, call):
             return output

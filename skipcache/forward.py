@@ -25,7 +25,7 @@ from skipcache.hooks import HookEngine
 from skipcache.override import Override
 from skipcache.placed import Placed
 from skipcache.plan import Plan
-from skipcache.policy import Policy, reads_drift
+from skipcache.policy import Policy, note_of, reads_drift
 from skipcache.predictor import Predictor
 from skipcache.program import Features, Graphs, Options
 from skipcache.report import Counters, Report
@@ -258,8 +258,7 @@ class CachedForward(Override):
     def _count(self, call: Call, visit: Visit, saved: int) -> None:
         depth, full = len(self.settings.stack.blocks), not saved
         if visit.opens_step:
-            note = getattr(self.settings.policy, "note", None)
-            said = note(visit.time) if note is not None and visit.step == 0 else None
+            said = note_of(self.settings.policy, visit.time) if visit.step == 0 else None
             if said is not None:
                 self.counters.because(said)
             self.counters.step(visit.step, full)

@@ -33,6 +33,7 @@ class Step:
     drift: Callable[[], float] = lambda: math.inf
 
 
+POWER, LEAST = 1.5, 10  # of the `Spread` that `accelerate(speedup=)` takes
 NEAR = 1e-4  # of a step: what rounding may move
 
 
@@ -56,6 +57,12 @@ class Policy(Protocol):
 def reads_drift(policy: Policy) -> bool:
     """H is to be handed out on every step."""
     return bool(getattr(policy, "reads_drift", False))
+
+
+def note_of(policy: Policy, step: Step) -> str | None:
+    """What `report` shall say of the run that begins with `step`."""
+    note = getattr(policy, "note", None)
+    return None if note is None else note(step)
 
 
 @dataclass(frozen=True)
@@ -232,7 +239,7 @@ class Spread:
     def reaching(cls, speedup: float, kept: int, depth: int) -> Spread:
         """The one with which block evaluations fall by `speedup`, where a cached step runs `kept` of `depth` units.
 
-        At least 10 full steps: below that, fewer sampler steps may keep more.
+        At least `LEAST` full steps: below that, fewer sampler steps may keep more.
         """
         if isinstance(speedup, bool) or not isinstance(speedup, (int, float)):
             raise TypeError(f"speedup: expected a number, got {speedup!r}")
@@ -243,7 +250,7 @@ class Spread:
                 f"speedup: expected less than {depth / kept:.3g}, got {speedup}: a cached step runs {kept} of {depth} "
                 f"units; ask for less, or keep less"
             )
-        return cls((1 / speedup - kept / depth) / (1 - kept / depth), power=1.5, least=10)
+        return cls((1 / speedup - kept / depth) / (1 - kept / depth), power=POWER, least=LEAST)
 
     def __post_init__(self) -> None:
         for name in ("share", "power"):

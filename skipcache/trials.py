@@ -17,14 +17,14 @@ from skipcache.hooks import HookEngine
 from skipcache.measure import PREDICTOR, Measure, Watcher, watch
 from skipcache.placed import Placed
 from skipcache.placement import place
-from skipcache.policy import Spread
+from skipcache.policy import POWER, Spread
 from skipcache.predictor import Damped, Forecast
 
 KNOTS = (1, 2, 3, 5, 8, 12, 16, 25)  # distances between full steps, and from them, at which errors are measured
 STRETCH = 3  # the longest distance that is tried, over the mean one
 LEARNING = 4  # the interval of the run on which the sampler is learned
 POWERS = (1.75, 2.0)  # of `Spread`, whose placements rest on no measurement
-DAMPED = "damped"  # the way of `accelerate(speedup=)`: a power of 1.5, and no corrections
+DAMPED = "damped"  # the way of `accelerate(speedup=)`, without corrections
 
 Goal = tuple[str, float]  # "speedup", "full_steps" or "max_error", and how much of it
 Gain = Callable[[int], float]  # the FLOP-ideal speedup by number of full steps
@@ -88,7 +88,7 @@ class Search:
         ways = {str(power): Spread(share, power).places(self.steps) for power in POWERS}
         measured = self._placements(engine).get(count)
         ways |= {"measured": measured} if measured is not None else {}
-        ways[DAMPED] = Spread(share, power=1.5).places(self.steps)
+        ways[DAMPED] = Spread(share, POWER).places(self.steps)
         tried = [self._way] if self._way in ways else list(ways)
         trials = {
             way: self._bare(engine, ways[way], Damped()) if way == DAMPED else self._fitted(engine, ways[way])

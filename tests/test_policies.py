@@ -230,9 +230,12 @@ def test_spread_has_its_share_whatever_the_count(share, power):
         assert list(placed) == sorted(set(placed)) and placed[0] == 0 and placed[-1] == count - 1
 
 
-def test_spread_of_power_one_is_even():
+def test_spread_leaves_so_many_full_steps_at_least_or_half_of_a_shorter_run():
     assert Spread(0.1, least=10).places(50) == Spread(0.2).places(50)
     assert Spread(0.1, least=10).places(8) == Spread(0.5).places(8)
+
+
+def test_spread_of_power_one_is_even():
     assert Spread(0.26, power=1).places(50) == tuple(round(i * 49 / 12) for i in range(13))
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import skipcache
 from skipcache.benchmarks.peers.method import THRESHOLDS, Setting, Task, best
@@ -81,47 +82,34 @@ def intervals(timesteps: Sequence[float]) -> list[Setting]:
 
 
 @dataclass(frozen=True)
-class Speedup:
-    """What a user gets who measures nothing: `speedup=`, as near to the target as it comes."""
+class Knob:
+    """A policy with one number, `knob`; `positions` of it from least to most saving."""
 
-    name: str = "speedup"
-    label: str = "skipcache, speedup="
+    name: str
+    label: str
+    knob: str
+    positions: Callable[[Task], Iterable[float]]
+    options: Callable[[float], dict[str, Any]]
+    usage_of: str  # what is written for `options`, with a place for the number
     library: str = "skipcache"
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
-        fewest = min(10, task.calls // 2)  # as many stay full whatever is asked for
-        ladder = [{"speedup": task.calls / full} for full in range(task.calls, fewest - 1, -1)]
-        return best(task, self, [ladder], budget)
+        return best(task, self, [[{self.knob: position} for position in self.positions(task)]], budget)
 
     def attach(self, task: Task, setting: Setting) -> ReferencePipeline:
-        return skipcache.accelerate(task.pipe(), speedup=setting["speedup"])
+        return skipcache.accelerate(task.pipe(), **self.options(setting[self.knob]))
 
     def usage(self, task: Task, setting: Setting) -> str:
-        return f"skipcache.accelerate(pipe, speedup={setting['speedup']:.3g})"
+        return f"skipcache.accelerate(pipe, {self.usage_of.format(setting[self.knob])})"
 
     def note(self, task: Task) -> str:
         return ""
 
 
-@dataclass(frozen=True)
-class Adaptive:
-    """Full steps where the shallow feature has moved far enough, in each run by itself."""
-
-    name: str = "threshold"
-    label: str = "skipcache, Threshold"
-    library: str = "skipcache"
-
-    def aim(self, task: Task, target: float, budget: int) -> Setting:
-        return best(task, self, [[{"limit": limit} for limit in THRESHOLDS]], budget)
-
-    def attach(self, task: Task, setting: Setting) -> ReferencePipeline:
-        return skipcache.accelerate(task.pipe(), policy=skipcache.Threshold(setting["limit"]))
-
-    def usage(self, task: Task, setting: Setting) -> str:
-        return f"skipcache.accelerate(pipe, policy=skipcache.Threshold({setting['limit']:.3g}))"
-
-    def note(self, task: Task) -> str:
-        return ""
+def speedups(task: Task) -> list[float]:
+    """One for each number of full steps, down to those that are left whatever is asked for."""
+    fewest = len(skipcache.Spread.reaching(task.calls, 0, 1).places(task.calls))
+    return [task.calls / full for full in range(task.calls, fewest - 1, -1)]
 
 
 @dataclass(frozen=True)
@@ -147,8 +135,15 @@ class FewerSteps:
 
 
 METHODS = (
-    Speedup(),
-    Adaptive(),
+    Knob("speedup", "skipcache, speedup=", "speedup", speedups, lambda x: {"speedup": x}, "speedup={:.3g}"),
+    Knob(
+        "threshold",
+        "skipcache, Threshold",
+        "limit",
+        lambda task: THRESHOLDS,
+        lambda x: {"policy": skipcache.Threshold(x)},
+        "policy=skipcache.Threshold({:.3g})",
+    ),
     Uniform(),
     Uniform("uniform-hold", "skipcache, uniform, Hold", predictor="hold"),
     FewerSteps(),
