@@ -11,7 +11,7 @@ from torch import nn
 
 from skipcache.calibration import Calibration
 from skipcache.correction import Corrections
-from skipcache.fitting import Sampler, Trial
+from skipcache.fitting import Trial
 from skipcache.flops import count_flops, zero_call
 from skipcache.hooks import HookEngine
 from skipcache.measure import PREDICTOR, Measure, Watcher, watch
@@ -19,6 +19,7 @@ from skipcache.placed import Placed
 from skipcache.placement import place
 from skipcache.policy import POWER, Spread
 from skipcache.predictor import Damped, Forecast
+from skipcache.sampler import Sampler
 
 KNOTS = (1, 2, 3, 5, 8, 12, 16, 25)  # distances between full steps, and from them, at which errors are measured
 STRETCH = 3  # the longest distance that is tried, over the mean one

@@ -54,11 +54,12 @@ MAY_IMPORT = {
         "call", "clock", "correction", "flops", "hooks", "override", "placement", "policy", "predictor", "stack",
         "trajectory",
     },
-    "fitting": {"call", "correction", "hooks", "measure", "placed", "predictor", "trajectory"},
+    "sampler": {"measure"},
+    "fitting": {"call", "correction", "hooks", "measure", "placed", "predictor", "sampler", "trajectory"},
     "calibration": {"correction", "placed", "predictor"},
     "trials": {
         "calibration", "correction", "fitting", "flops", "hooks", "measure", "placed", "placement", "policy",
-        "predictor",
+        "predictor", "sampler",
     },
     "search": {"branches", "calibration", "hooks", "measure", "override", "plan", "stack", "target", "trials"},
     "api": {

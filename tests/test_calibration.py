@@ -16,11 +16,11 @@ import skipcache
 import skipcache.training
 from skipcache import Calibration, Damped, Forecast, Schedule
 from skipcache.correction import Corrections
-from skipcache.fitting import Sampler
 from skipcache.measure import Seen, Watcher, interpolated, watch
 from skipcache.placed import Placed
 from skipcache.placement import place
 from skipcache.policy import Step
+from skipcache.sampler import Sampler
 from tests.originals import OriginalDiT
 from tests.pipelines import dit, run_dit
 from tests.sampling import build, equal, sample, state
