@@ -18,7 +18,8 @@ from skipcache.benchmarks.variants import telling
 GAIN = 10  # the errors are drawn this much stronger than they are
 # Okabe-Ito colours and distinct markers: told apart by the colour-blind and in grey.
 STYLES = {
-    "forecast": ("#0072B2", "o", "skipcache, Forecast(1)"),
+    "damped": ("#0072B2", "o", "skipcache, Damped"),
+    "forecast": ("#56B4E9", "P", "skipcache, Forecast(1)"),
     "hold": ("#D55E00", "s", "skipcache, Hold"),
     "delta": ("#009E73", "^", "skipcache, Delta"),
     None: ("#777777", "D", "plain model, fewer steps"),

@@ -15,7 +15,7 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "heun": ("HeunDiscreteScheduler", {}),
 }
 STOCHASTIC = ("ddpm",)  # another number of steps draws other noise: samples cannot be compared one by one
-PREDICTORS = ("hold", "delta", "forecast")
+PREDICTORS = ("hold", "delta", "forecast", "damped")
 PRESETS = ("dit-xl-256", "dit-xl-512", "pixart-xl-512", "pixart-xl-1024", "latte-xl-16x256")
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -152,7 +152,7 @@ class AnalysisSettings:
 
 CALIBRATION_SEED = 1000  # and beyond: no method is measured on what it was calibrated or tuned on
 PEERS = {  # methods of `skipcache bench --peers`: their names, by the library that they need
-    "skipcache": ("skipcache", "speedup", "threshold", "uniform-forecast", "uniform-hold"),
+    "skipcache": ("skipcache", "speedup", "threshold", "uniform-damped", "uniform-hold"),
     "": ("fewer-steps",),
     "cache-dit": ("dbcache", "dbcache-taylorseer", "scm", "scm-taylorseer"),
     "diffusers": ("fbcache", "magcache", "taylorseer", "taylorseer-lite", "pab", "fastercache"),

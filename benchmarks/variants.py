@@ -11,7 +11,7 @@ import skipcache
 from skipcache.benchmarks.sampling import ReferencePipeline
 from skipcache.benchmarks.settings import Settings
 
-NAMES = {"hold": "Hold", "delta": "Delta", "forecast": "Forecast(1)"}
+NAMES = {"hold": "Hold", "delta": "Delta", "forecast": "Forecast(1)", "damped": "Damped"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,12 @@ def telling(intervals: Iterable[int]) -> list[int]:
 
 
 def make_predictor(name: str) -> Any:
-    return {"hold": skipcache.Hold, "delta": skipcache.Delta, "forecast": skipcache.Forecast}[name]()
+    return {
+        "hold": skipcache.Hold,
+        "delta": skipcache.Delta,
+        "forecast": skipcache.Forecast,
+        "damped": skipcache.Damped,
+    }[name]()
 
 
 def variants(settings: Settings, depth: int, calls: Callable[[int], int]) -> list[Variant]:

@@ -12,7 +12,7 @@ from skipcache.forward import CachedForward, Settings
 from skipcache.override import override_of
 from skipcache.plan import Keep, Plan
 from skipcache.policy import Interval, Policy, Spread
-from skipcache.predictor import Damped, Forecast, Hold, Predictor
+from skipcache.predictor import Damped, Hold, Predictor
 from skipcache.program import Graphs
 from skipcache.report import Report
 from skipcache.stack import Stack
@@ -50,7 +50,7 @@ def accelerate(
             the output; excludes `interval`, `policy`, `speedup`, `keep` and `predictor`.
         policy: which steps are full: `Interval(...)`, `Schedule(...)`, `Spread(...)`, `Threshold(...)`.
         predictor: the deep feature of a cached step: `Hold()`, `Delta()`, `Forecast(order)`, `Damped()`; where none is
-            given `Hold()` with branches that carry H, else `Damped()` with `speedup`, else `Forecast(1)`.
+            given `Hold()` with branches that carry H, else `Damped()`.
         engine: "fx" runs graphs of the model, without the glue of skipped blocks; "hooks" overrides its blocks; "auto"
             takes fx where it proves right, else hooks, and says why in `report`. Results are equal to the bit.
         compile: True, or a dict of options for torch.compile, to compile both of fx's graphs whole.
@@ -70,11 +70,8 @@ def accelerate(
         keep = 1 if speedup is None else 0
         _check_unskipped(denoisers.values(), stack, speedup)
     chosen: dict[str, Any] = {"engine": engine, "compile": compile}
-    default = Forecast(1) if speedup is None else Damped()
     chosen["corrections"] = None if calibration is None else calibration.corrections
-    planned = {
-        name: _settings(model, keep, predictor, default, stack, choose, **chosen) for name, model in denoisers.items()
-    }
+    planned = {name: _settings(model, keep, predictor, stack, choose, **chosen) for name, model in denoisers.items()}
     if calibration is not None:
         for name, model in denoisers.items():
             calibration.check(model, planned[name].plan.depth)
@@ -180,7 +177,6 @@ def _settings(
     model: Any,
     keep: Keep,
     predictor: Predictor | None,
-    default: Predictor,
     stack: Stack | None,
     choose: Callable[[Plan], Policy],
     **chosen: Any,
@@ -188,7 +184,7 @@ def _settings(
     stack, plan = planned(model, keep, stack)
     branches = branches_of(model)
     holds = stack.reuse == "hold" or (branches is not None and branches.layout.fuse == "concat")
-    predictor = predictor or (Hold() if holds else default)
+    predictor = predictor or (Hold() if holds else Damped())
     return Settings(stack=stack, plan=plan, policy=choose(plan), predictor=predictor, **chosen)
 
 

@@ -30,6 +30,7 @@ def test_bench_writes_results(out):
         "interval 3, Hold",
         "interval 3, Delta",
         "interval 3, Forecast(1)",
+        "interval 3, Damped",
         "plain, 4 steps",
     ]
     assert rows["interval 1"]["exact"] and rows["interval 1"]["blocks"] == 7 * 12
@@ -40,6 +41,7 @@ def test_bench_writes_results(out):
     assert hold["full_at"] == [0, 3, 6] and len(hold["ratios"]) == 2
     assert hold["psnr"] > 0 and hold["cache_bytes"] == 6 * 16 * 88 * 4  # one hidden state: (batch, tokens, width)
     assert rows["interval 3, Forecast(1)"]["cache_bytes"] <= 2 * hold["cache_bytes"]
+    assert rows["interval 3, Damped"]["cache_bytes"] <= 3 * hold["cache_bytes"]
     assert results["settings"]["seeds"] == [0, 1] and "torch" in results["versions"]
     assert results["images"] == 6
     labels = [row["label"] for row in results["beside"]]
@@ -70,7 +72,7 @@ def test_bench_prints_the_table(capsys, tmp_path):
         (["--keep", "1", "2", "3"], "--keep: expected one or two numbers, got 3"),
         (["--keep", "-1"], "--keep: expected at least 0, got -1"),
         (["--keep", "6"], "expected head + tail < 12"),
-        (["--predictor", "hold", "best"], "--predictor: expected one of hold, delta, forecast, got 'best'"),
+        (["--predictor", "hold", "best"], "--predictor: expected one of hold, delta, forecast, damped, got 'best'"),
         (["--scheduler", "pndm"], "--scheduler: expected one of ddim"),
         (["--seeds", "1", "1"], "--seeds: expected different values, got 1 1"),
         (["--dtype", "int8"], "--dtype: expected one of float32"),

@@ -26,7 +26,7 @@ METHODS = {method.name: method for method in run.find_methods(ALL_PEERS)}
 MIDDLE = {  # a position of each knob that caches something in 7 steps
     "speedup": {"speedup": 1.75},
     "threshold": {"limit": 10.0},
-    "uniform-forecast": {"interval": 3, "stop": 0},
+    "uniform-damped": {"interval": 3, "stop": 0},
     "uniform-hold": {"interval": 3, "stop": 0},
     "fewer-steps": {"steps": 4},
     "dbcache": {"warm_up": 1, "threshold": 10.0},
@@ -90,7 +90,7 @@ def test_our_own_count_is_the_reports(task):
     assert work.blocks == report.blocks_run == 3 * 6 + 4 * 2
 
 
-@pytest.mark.parametrize("name", ["uniform-forecast", "pab", "fastercache"])
+@pytest.mark.parametrize("name", ["uniform-damped", "pab", "fastercache"])
 def test_flops_are_those_of_the_flop_counter(name, task):
     """Attention alone is skipped, half a batch is: the sum over the leaves that ran stays exact."""
     pipe = METHODS[name].attach(task, MIDDLE[name])

@@ -19,7 +19,7 @@ STYLES = {
     "skipcache": ("#0072B2", "o", "-"),
     "speedup": ("#0072B2", "o", "--"),
     "threshold": ("#56B4E9", "o", "--"),
-    "uniform-forecast": ("#56B4E9", "o", "-"),
+    "uniform-damped": ("#56B4E9", "o", "-"),
     "uniform-hold": ("#56B4E9", "o", ":"),
     "fewer-steps": ("#333333", "D", "--"),
     "dbcache": ("#D55E00", "s", ":"),

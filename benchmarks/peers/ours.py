@@ -10,7 +10,7 @@ from typing import Any
 import skipcache
 from skipcache.benchmarks.peers.method import THRESHOLDS, Setting, Task, best
 from skipcache.benchmarks.sampling import ReferencePipeline
-from skipcache.benchmarks.variants import NAMES, make_predictor
+from skipcache.benchmarks.variants import make_predictor
 
 CALIBRATION_SAMPLES = 8
 
@@ -51,10 +51,10 @@ class Calibrated:
 class Uniform:
     """Every `interval`-th step is full, and all after timestep `stop`: with Hold it is the paper's rule."""
 
-    name: str = "uniform-forecast"
-    label: str = "skipcache, uniform, Forecast"
+    name: str = "uniform-damped"
+    label: str = "skipcache, uniform, Damped"
     library: str = "skipcache"
-    predictor: str = "forecast"
+    predictor: str = "damped"
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
         return best(task, self, [intervals(task.timesteps)], budget)
@@ -65,7 +65,7 @@ class Uniform:
 
     def usage(self, task: Task, setting: Setting) -> str:
         policy = f"skipcache.Interval({setting['interval']}, stop={setting['stop']:g})"
-        return f"skipcache.accelerate(pipe, policy={policy}, predictor=skipcache.{NAMES[self.predictor]})"
+        return f"skipcache.accelerate(pipe, policy={policy}, predictor=skipcache.{make_predictor(self.predictor)})"
 
     def note(self, task: Task) -> str:
         return ""
