@@ -9,7 +9,7 @@ import pytest
 
 from skipcache.benchmarks.cli import main
 from skipcache.benchmarks.peers.rows import Row
-from skipcache.benchmarks.publish import DOCS, HEADLINE, fill, full, headline, publish, read_results
+from skipcache.benchmarks.publish import DOCS, HEADLINE, fill, full, headline, publish, read_results, summary
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,6 +50,19 @@ def test_the_headline():
     assert lines[4] == "| SCM (cache-dit) | - | does not run | - | does not run | - |"
 
 
+def test_the_summary():
+    found = result()
+    peer = dict(found["rows"][2], label="FBCache", over_budget=False, psnr=41.0)
+    steps = dict(peer, method="fewer-steps", library="", over_budget=True, psnr=38.0)
+    hold = dict(peer, method="uniform-hold", library="skipcache", target=1.7, psnr=40.0)
+    found["rows"] += [peer, steps, hold]
+    lines = summary([found]).splitlines()
+    assert lines[0].startswith("|  | calibrated | the best other cache | margin | fewer steps |")
+    # What has more compute than ours does not count, but for the plain model with fewer steps.
+    assert lines[2] == "| dit-digits, DDIM 50 | 45.7 | 41.0 | +4.7 | 38.0 | - | - | - | 40.0 |"
+    assert summary([]) == "\n"
+
+
 def test_the_full_table():
     text = full([result()])
     assert "### dit-digits, 50 DDIM steps" in text and "images/peers-dit-digits-ddim.png" in text
@@ -84,7 +97,7 @@ def test_publish_is_idempotent(checkout, capsys):
 def test_what_publish_refuses(checkout, capsys):
     with pytest.raises(ValueError, match="expected peers"):
         publish([checkout / "docs"], checkout)
-    with pytest.raises(ValueError, match="expected one of peers, peers-full, got 'speed'"):
+    with pytest.raises(ValueError, match="expected one of peers, peers-summary, peers-full, got 'speed'"):
         fill("<!-- table: speed -->\n<!-- end -->", [])
     assert main(["publish", "--root", str(checkout / "run")]) == 2
     assert "--root: expected a checkout with README.md" in capsys.readouterr().err
