@@ -4,6 +4,7 @@ BIN := .venv/bin
 OUT ?= bench-out
 MODELS ?= dit-digits pixart-shapes latte-digits
 SAMPLERS ?= ddim dpm++ ddpm
+JOBS ?= 2
 
 .PHONY: bench test lint evidence clean
 
@@ -18,8 +19,9 @@ evidence: .venv/installed
 	done; done
 	$(BIN)/skipcache publish evidence-out/*
 
+# Each process runs tests of whole files, on one thread.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # mypy reads an ordinary install: the import hooks of an editable one hide the mapped packages from it.
 lint: .venv/installed
