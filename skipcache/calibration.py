@@ -44,6 +44,10 @@ class Calibration:
     corrections: Corrections | None = None
     damped: bool = False
 
+    def __post_init__(self) -> None:
+        if self.damped and self.corrections is not None and self.corrections.slopes:
+            raise ValueError("Calibration: slopes are those of Forecast(1), and Damped finds its own; give one")
+
     @property
     def policy(self) -> Placed:
         return Placed(self.full_steps, self.timesteps, self.scheduler)
