@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import skipcache
-from skipcache import Delta, Forecast, Hold
+from skipcache import Damped, Delta, Forecast, Hold
 from skipcache.branches import branches_of
 from tests.sampling import build, equal, first, inputs, sample, state
 
@@ -151,7 +151,7 @@ def test_engines_agree(name, predictor):
 
 
 def test_the_default_predictor_is_the_form_s_own():
-    for fuse, predictor in (("add", Forecast(1)), ("concat", Hold())):
+    for fuse, predictor in (("add", Damped()), ("concat", Hold())):
         model = skipcache.graft(build("dit"), fuse)
         by_default = sample("dit", skipcache.accelerate(model, interval=3))
         skipcache.restore(model)
