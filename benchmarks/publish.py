@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -122,13 +122,13 @@ def summary(results: Sequence[Result]) -> str:
     """One row for each model and sampler: PSNR at each target, of those within the compute of the calibrated cache."""
     lines = []
     for result in results:
-        settings, rows = result["settings"], [row for row in rows_of(result) if row.psnr is not None]
+        settings, rows = result["settings"], rows_of(result)
         by_method = partial(_fidelities, rows, settings["targets"])
         calibrated, others = by_method(_is("skipcache")), by_method(lambda row: row.library not in ("", "skipcache"))
         margins = [None if x is None or y is None else x - y for x, y in zip(calibrated, others)]
         shown = [calibrated, others, *(by_method(_is(*methods)) for methods in SUMMARY.values())]
         name = f"{settings['model']}, {settings['scheduler'].upper()} {settings['steps']}"
-        hold = max((row.psnr for row in rows if row.target == HOLD and row.method == "uniform-hold"), default=None)
+        hold = _highest(row.psnr for row in rows if row.target == HOLD and row.method == "uniform-hold")
         lines.append(
             [name, *map(_numbers, shown[:2]), _numbers(margins, "+"), *map(_numbers, shown[2:]), _numbers([hold])]
         )
@@ -143,7 +143,11 @@ def _is(*methods: str) -> Callable[[Row], bool]:
 def _fidelities(rows: Sequence[Row], targets: Sequence[float], counts: Callable[[Row], bool]) -> list[float | None]:
     """By target the best of the rows that count; fewer steps are given more compute, and count all the same."""
     within = [row for row in rows if counts(row) and not (row.over_budget and row.library)]
-    return [max((row.psnr for row in within if row.target == target), default=None) for target in targets]
+    return [_highest(row.psnr for row in within if row.target == target) for target in targets]
+
+
+def _highest(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
 
 
 def _numbers(values: Sequence[float | None], sign: str = "") -> str:
