@@ -20,7 +20,7 @@ from skipcache.benchmarks.results import write_json
 from skipcache.benchmarks.sampling import ReferencePipeline, use_threads
 from skipcache.benchmarks.settings import EvidenceSettings
 from skipcache.benchmarks.table import new_table
-from skipcache.benchmarks.variants import NAMES, make_predictor
+from skipcache.benchmarks.variants import label_of, make_predictor
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,8 @@ def _fidelity_tables(rows: list[Kept], settings: EvidenceSettings) -> list[Table
         for predictor in settings.predictors:
             for model in settings.models:
                 found = [row for row in rows if (row.model, row.keep, row.predictor) == (model, keep, predictor)]
-                table.add_row(f"{model}, {NAMES[predictor]}", *(f"{row.mean:.1f} ± {row.spread:.1f}" for row in found))
+                cells = (f"{row.mean:.1f} ± {row.spread:.1f}" for row in found)
+                table.add_row(f"{model}, {label_of(predictor)}", *cells)
         tables.append(table)
     return tables
 

@@ -98,7 +98,7 @@ def _best(row: Row | None) -> float:
     """Those with more compute than skipcache's stand behind, and behind them those that do not run."""
     if row is None or row.psnr is None:
         return -1000.0
-    return row.psnr - (500.0 if row.over_budget and row.library else 0.0)
+    return row.psnr - (500.0 if row.is_favoured else 0.0)
 
 
 def _label(found: Sequence[dict[str, Row]], method: str) -> str:
@@ -110,7 +110,7 @@ def _label(found: Sequence[dict[str, Row]], method: str) -> str:
 def _pair(row: Row | None) -> tuple[str, str]:
     if row is None or row.psnr is None or row.psnr_error is None:
         return "-", "does not run" if row is not None and row.error else "-"
-    mark = f" (at {row.flop_speedup:.2f}x FLOPs)" if row.over_budget and row.library else ""
+    mark = f" (at {row.flop_speedup:.2f}x FLOPs)" if row.is_favoured else ""
     return f"{row.speedup:.2f}x", f"{row.psnr:.1f} ± {row.psnr_error:.1f}{mark}"
 
 
@@ -142,7 +142,7 @@ def _is(*methods: str) -> Callable[[Row], bool]:
 
 def _fidelities(rows: Sequence[Row], targets: Sequence[float], counts: Callable[[Row], bool]) -> list[float | None]:
     """By target the best of the rows that count; fewer steps are given more compute, and count all the same."""
-    within = [row for row in rows if counts(row) and not (row.over_budget and row.library)]
+    within = [row for row in rows if counts(row) and not row.is_favoured]
     return [_highest(row.psnr for row in within if row.target == target) for target in targets]
 
 

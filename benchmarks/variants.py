@@ -11,7 +11,12 @@ import skipcache
 from skipcache.benchmarks.sampling import ReferencePipeline
 from skipcache.benchmarks.settings import Settings
 
-NAMES = {"hold": "Hold", "delta": "Delta", "forecast": "Forecast(1)", "damped": "Damped"}
+MADE: dict[str, tuple[str, Any]] = {  # by the name of a predictor: how tables call it, and itself
+    "hold": ("Hold", skipcache.Hold()),
+    "delta": ("Delta", skipcache.Delta()),
+    "forecast": ("Forecast(1)", skipcache.Forecast(1)),
+    "damped": ("Damped", skipcache.Damped()),
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Variant:
             return f"plain, {self.steps} steps"
         if self.interval == 1:
             return "interval 1"
-        return f"interval {self.interval}, {NAMES[self.predictor or 'hold']}"
+        return f"interval {self.interval}, {label_of(self.predictor or 'hold')}"
 
     @property
     def group(self) -> int:
@@ -47,13 +52,14 @@ def telling(intervals: Iterable[int]) -> list[int]:
     return sorted({min(cached, key=lambda n: abs(n - 3)), cached[-1]}) if cached else []
 
 
+def label_of(predictor: str) -> str:
+    label, _ = MADE[predictor]
+    return label
+
+
 def make_predictor(name: str) -> Any:
-    return {
-        "hold": skipcache.Hold,
-        "delta": skipcache.Delta,
-        "forecast": skipcache.Forecast,
-        "damped": skipcache.Damped,
-    }[name]()
+    _, predictor = MADE[name]
+    return predictor
 
 
 def variants(settings: Settings, depth: int, calls: Callable[[int], int]) -> list[Variant]:

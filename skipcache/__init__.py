@@ -6,12 +6,13 @@ from skipcache.branches import graft, ungraft
 from skipcache.calibration import Calibration
 from skipcache.checkpoint import load_branches, save_branches
 from skipcache.plan import Plan, make_plan
-from skipcache.policy import Interval, Schedule, Spread, Threshold
+from skipcache.policy import Interval, Schedule, Threshold
 from skipcache.predictor import Damped, Delta, Forecast, Hold
 from skipcache.program import Graphs
 from skipcache.report import Report
 from skipcache.search import calibrate
 from skipcache.skip_dit import load_skip_dit
+from skipcache.spread import Spread
 from skipcache.stack import Stack, find_stack
 
 __all__ = [

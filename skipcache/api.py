@@ -11,10 +11,11 @@ from skipcache.calibration import Calibration
 from skipcache.forward import CachedForward, Settings
 from skipcache.override import override_of
 from skipcache.plan import Keep, Plan
-from skipcache.policy import Interval, Policy, Spread
+from skipcache.policy import Interval, Policy
 from skipcache.predictor import Damped, Hold, Predictor
 from skipcache.program import Graphs
 from skipcache.report import Report
+from skipcache.spread import Spread
 from skipcache.stack import Stack
 from skipcache.target import find_denoisers
 

@@ -8,7 +8,6 @@ engine: a deep block that is skipped does not fuse. Graphs pass the feature on i
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,16 +15,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.weak import WeakIdKeyDictionary
 
-from skipcache.override import Override, check_plain
+from skipcache.override import check_plain
 from skipcache.plan import Keep, Plan, make_pairs, make_plan
 from skipcache.stack import Stack, check_stack, find_stack
-from skipcache.streams import Streams, alike, arguments_of, handed_in, stream_count, take_apart, usual_width
+from skipcache.streams import Streams, arguments_of, stream_count, usual_width
+from skipcache.taps import Channel, Fuse, Tap
 
 NAME = "skip_branches"
 FUSES = ("add", "concat")
-SKIPS = "skipcache_skips"  # the argument by which a graph hands over: {the block's argument: what is fused into it}
 
 
 @dataclass(frozen=True)
@@ -88,15 +86,18 @@ class SkipBranches(nn.Module):
         self.stack, self.layout = stack, layout
         for i in range(len(layout.pairs)):
             self.add_module(str(i), nn.ModuleList(SkipBranch(width, layout.fuse) for width in layout.widths))
-        self.channel = Channel()
         units, flat = stack.units, stack.blocks
-        targets = {units[target][0]: (i, units[source][-1]) for i, (source, target) in enumerate(layout.pairs)}
+        targets = {units[target][0]: (str(i), units[source][-1]) for i, (source, target) in enumerate(layout.pairs)}
         before = {path: flat[flat.index(path) - 1] for path in targets}
+        self.channel = channel = Channel()
         sources = {source for _, source in targets.values()}
         taps = sources | set(before.values())
         self.overrides: tuple[Tap | Fuse, ...] = (
-            *(Tap(model.get_submodule(path), self, path, path in sources) for path in flat if path in taps),
-            *(Fuse(model.get_submodule(path), self, path, before[path], *targets[path]) for path in targets),
+            *(Tap(model.get_submodule(path), channel, path, path in sources) for path in flat if path in taps),
+            *(
+                Fuse(model.get_submodule(path), channel, stack, self, path, before[path], *targets[path])
+                for path in targets
+            ),
         )
 
     def get_extra_state(self) -> Tensor:
@@ -116,144 +117,6 @@ class SkipBranches(nn.Module):
             if isinstance(override, Fuse):
                 return override.wire(arguments_of(args, kwargs), returned)
         return {} if ours else None
-
-
-class Channel:
-    """What taps have put up for the blocks further on, by thread. A copy of the model has one of its own.
-
-    `copies` tells, once a block has run, whether later ones write in place to what it returned. `seen` holds what was
-    fused by the input that it was fused into, while autograd keeps that.
-    """
-
-    def __init__(self) -> None:
-        self.copies: dict[str, bool] = {}
-        self.seen = WeakIdKeyDictionary()
-        self._local = threading.local()
-
-    def __reduce__(self) -> tuple[type[Channel], tuple[()]]:
-        return Channel, ()
-
-    @property
-    def returned(self) -> dict[str, Streams]:
-        return self._held("returned")
-
-    @property
-    def copied(self) -> dict[str, Streams]:
-        """As it was when it was returned."""
-        return self._held("copied")
-
-    def _held(self, name: str) -> dict[str, Streams]:
-        return vars(self._local).setdefault(name, {})
-
-
-class Tap(Override):
-    """Stands in for the `forward` of a block whose output is carried on, or only shows the next one's inlets."""
-
-    def __init__(self, module: nn.Module, branches: SkipBranches, path: str, carries: bool) -> None:
-        super().__init__(module)
-        self.branches, self.path, self.carries = branches, path, carries
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        in_a_graph = kwargs.pop(SKIPS, None) is not None
-        output = self.plain(*args, **kwargs)
-        if not in_a_graph and not (torch.is_grad_enabled() and _in_backward()):
-            channel, streams = self.branches.channel, take_apart(output)[0]
-            channel.returned[self.path] = streams
-            if self.carries and channel.copies.get(self.path, True):
-                channel.copied[self.path] = tuple(x.clone() for x in streams)
-        return output
-
-
-class Fuse(Override):
-    """Stands in for the `forward` of a block into whose input a branch fuses what the block at `source` returned.
-
-    `before` is the block that runs before this one: its streams show by which arguments this one takes them.
-    """
-
-    def __init__(
-        self, module: nn.Module, branches: SkipBranches, path: str, before: str, index: int, source: str
-    ) -> None:
-        super().__init__(module)
-        self.branches, self.path, self.before, self.index, self.source = branches, path, before, index, source
-        self.inlets: tuple[Hashable, ...] = ()
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        skips = kwargs.pop(SKIPS, None)
-        if skips is None:
-            skips = self._skips(arguments_of(args, kwargs))
-        if not skips:
-            raise RuntimeError(f"{self.path} is run again, and no skip is known: checkpoint with use_reentrant=False")
-        fused = list(args)
-        branches = self.branches.get_submodule(str(self.index))
-        for branch, (key, skip) in zip(branches.children(), skips.items()):
-            if isinstance(key, int):
-                fused[key] = branch(fused[key], skip)
-            else:
-                kwargs[key] = branch(kwargs[key], skip)
-        return self.plain(*fused, **kwargs)
-
-    def _skips(self, arguments: Mapping[Hashable, Any]) -> dict[Hashable, Tensor]:
-        """What the channel brings; when gradient checkpointing runs the block again, what it brought the first time."""
-        if not torch.is_grad_enabled():
-            return self._carried(arguments)
-        seen = self.branches.channel.seen
-        if _in_backward():
-            again = (seen[x] for x in arguments.values() if isinstance(x, Tensor) and x in seen)
-            held: dict[Hashable, Tensor | None] = next(again, {})
-            return {key: arguments[key] if skip is None else skip for key, skip in held.items()}
-        skips = self._carried(arguments)
-        # A skip may be the input itself, between neighbours: what is held must not hold what it is held by.
-        seen[arguments[next(iter(skips))]] = {
-            key: None if skip is arguments[key] else skip for key, skip in skips.items()
-        }
-        return skips
-
-    def _carried(self, arguments: Mapping[Hashable, Any]) -> dict[Hashable, Tensor]:
-        """What the channel brings, which is emptied of it; a copy where the blocks between write to it in place."""
-        channel = self.branches.channel
-        before = channel.returned.pop(self.before, ())
-        skips = before if self.before == self.source else channel.returned.pop(self.source, None)
-        kept = channel.copied.pop(self.source, None)
-        if skips and kept and self.source not in channel.copies:
-            channel.copies[self.source] = not all(map(torch.equal, skips, kept))
-        carried = {self.before: before, self.source: kept if channel.copies.get(self.source) else skips}
-        return self.wire(arguments, {path: streams for path, streams in carried.items() if streams})
-
-    def wire(self, arguments: Mapping[Hashable, Any], returned: Mapping[str, Streams]) -> dict[Hashable, Tensor]:
-        """By argument, the stream of the source that goes into it, in the layout in which this block works."""
-        skips = returned.get(self.source)
-        if skips is None:
-            raise RuntimeError(
-                f"{self.source} has not run before {self.path} in this call, so that there is no skip to fuse; "
-                f"blocks must run in the order of the stack, and be checkpointed with use_reentrant=False"
-            )
-        if len(skips) != len(self.branches.layout.widths):
-            raise RuntimeError(
-                f"{self.source} returns {len(skips)} tensors, but the branches were grafted for "
-                f"{len(self.branches.layout.widths)}; graft with streams={len(skips)}"
-            )
-        inlets = self._inlets(skips, arguments, returned.get(self.before, ()))
-        return {key: self._moved(skip, arguments[key]) for key, skip in zip(inlets, skips)}
-
-    def _inlets(self, skips: Streams, arguments: Mapping[Hashable, Any], before: Streams) -> tuple[Hashable, ...]:
-        """Sure where the block before hands its streams straight in; else those seen then, or what looks alike."""
-        seen = handed_in(before, arguments) if len(before) == len(skips) else ()
-        if seen and None not in seen:
-            self.inlets = seen
-        elif not self.inlets and len(skips) == 1:
-            return (next(key for key, x in arguments.items() if isinstance(x, Tensor)),)
-        found = self.inlets or alike(skips, arguments)
-        if None in found or not all(key in arguments for key in found):
-            raise RuntimeError(f"{self.path} does not take by its arguments all that {self.source} returns")
-        return found
-
-    def _moved(self, skip: Tensor, x: Tensor) -> Tensor:
-        """`skip` from the layout of its block to that of this one, whose input is `x`."""
-        stack = self.branches.stack
-        if not stack.transposed:
-            return skip
-        batch = x.shape[0] // skip.shape[1]  # x is (batch * frames, tokens, D), skip (batch * tokens, frames, D)
-        return stack.raw(self.path, stack.canonical(self.source, skip, batch), batch)
 
 
 def graft(
@@ -363,11 +226,6 @@ def _put_on(model: nn.Module, stack: Stack, layout: Layout) -> None:
     model.add_module(NAME, branches)
     for override in branches.overrides:
         override.put_on()
-
-
-def _in_backward() -> bool:
-    """Gradient checkpointing is running a block again."""
-    return torch._C._current_graph_task_id() != -1
 
 
 def _widths(

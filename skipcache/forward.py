@@ -7,8 +7,7 @@ import threading
 import warnings
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from skipcache.call import WRITES, Call, read_call, versions
+from skipcache.contexts import NamedLanes
 from skipcache.correction import Corrections, correctable, main_output, with_main_output
 from skipcache.flops import blank_call, count_flops
 from skipcache.graph import FxEngine
@@ -69,7 +69,7 @@ class CachedForward(Override):
         self.settings = settings
         self.engines = _engines(model, settings)
         self.names = tuple(inspect.signature(self.__wrapped__).parameters)
-        self.lanes = NamedLanes(self)
+        self.lanes = NamedLanes(model)
         self._pipelines: list[weakref.ref[Any]] = []
         self._ignored: tuple[Tensor, ...] = ()
         self.reset()
@@ -322,43 +322,3 @@ class CachedForward(Override):
             plain += full * (calls.get((key, True), 0) + calls.get((key, False), 0))
             made += full * calls.get((key, True), 0) + cached * calls.get((key, False), 0)
         return plain / made if made else None
-
-
-class NamedLanes:
-    """Stands in for diffusers' `cache_context`, which names the lane of the calls inside it."""
-
-    def __init__(self, forward: CachedForward) -> None:
-        self.forward = forward
-        self.previous = forward.module.__dict__.get("cache_context")
-        self._local = threading.local()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"forward": self.forward, "previous": self.previous}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _local=threading.local())
-
-    @property
-    def name(self) -> str | None:
-        return getattr(self._local, "name", None)
-
-    @contextmanager
-    def __call__(self, name: str, *args: Any, **kwargs: Any) -> Iterator[None]:
-        model = self.forward.module
-        plain = self.previous or getattr(type(model), "cache_context").__get__(model)  # noqa: B009
-        before, self._local.name = self.name, name
-        try:
-            with plain(name, *args, **kwargs):
-                yield
-        finally:
-            self._local.name = before
-
-    def put_on(self) -> None:
-        if hasattr(type(self.forward.module), "cache_context"):
-            self.forward.module.__dict__["cache_context"] = self
-
-    def take_off(self) -> None:
-        if self.forward.module.__dict__.get("cache_context") is self:
-            del self.forward.module.__dict__["cache_context"]
-            if self.previous is not None:
-                self.forward.module.__dict__["cache_context"] = self.previous

@@ -33,7 +33,6 @@ class Step:
     drift: Callable[[], float] = lambda: math.inf
 
 
-POWER, LEAST = 1.5, 10  # of the `Spread` that `accelerate(speedup=)` takes
 NEAR = 1e-4  # of a step: what rounding may move
 
 
@@ -212,94 +211,3 @@ class Threshold:
         if step.index < self.first or step.since > self.most:
             return True
         return not step.drift() < self.limit
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A share of the steps is full: few at the start of a run, where features move slowly, and most at its end.
-
-    In a run of N steps k = floor(share * N) are full, at least 2. The i-th of them, from 0, stands at
-    (N - 1) * (1 - (1 - i / (k - 1)) ** power), rounded, or earlier where two would fall on one step. A run over a part
-    of a scheduler's timesteps (img2img) has those of the whole run that it meets. Where neither a scheduler nor `steps`
-    tells N, how near the end is cannot be known, and the full steps stand evenly.
-
-    Attributes:
-        share: of the steps that run all blocks, 0 < share <= 1. Lowering it caches more.
-        power: 1 is even. Raising it moves full steps to the end.
-        steps: of a run, for a loop without a scheduler that tells.
-        least: full steps in a run at least, or half of its steps where that is fewer.
-    """
-
-    share: float
-    power: float = 1.75
-    steps: int | None = None
-    least: int = 2
-
-    @classmethod
-    def reaching(cls, speedup: float, kept: int, depth: int) -> Spread:
-        """The one with which block evaluations fall by `speedup`, where a cached step runs `kept` of `depth` units.
-
-        At least `LEAST` full steps: below that, fewer sampler steps may keep more.
-        """
-        if isinstance(speedup, bool) or not isinstance(speedup, (int, float)):
-            raise TypeError(f"speedup: expected a number, got {speedup!r}")
-        if not speedup >= 1:
-            raise ValueError(f"speedup: expected at least 1, got {speedup}; 1 runs all blocks on every step")
-        if speedup * kept >= depth:
-            raise ValueError(
-                f"speedup: expected less than {depth / kept:.3g}, got {speedup}: a cached step runs {kept} of {depth} "
-                f"units; ask for less, or keep less"
-            )
-        return cls((1 / speedup - kept / depth) / (1 - kept / depth), power=POWER, least=LEAST)
-
-    def __post_init__(self) -> None:
-        for name in ("share", "power"):
-            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), (int, float)):
-                raise TypeError(f"Spread: expected a number for {name}, got {getattr(self, name)!r}")
-        if not 0 < self.share <= 1:
-            raise ValueError(f"Spread: expected 0 < share <= 1, got {self.share}; 1 runs all blocks on every step")
-        if not 1 <= self.power <= 4:
-            raise ValueError(f"Spread: expected 1 <= power <= 4, got {self.power}; 1 is even")
-        if self.steps is not None and (isinstance(self.steps, bool) or not isinstance(self.steps, int)):
-            raise TypeError(f"Spread: expected an int or None for steps, got {self.steps!r}")
-        if isinstance(self.least, bool) or not isinstance(self.least, int):
-            raise TypeError(f"Spread: expected an int for least, got {self.least!r}")
-        for name, count in (("steps", self.steps), ("least", self.least)):
-            if count is not None and count < 1:
-                raise ValueError(f"Spread: expected {name} >= 1, got {count}")
-
-    @property
-    def caches(self) -> bool:
-        return self.share < 1
-
-    def full(self, step: Step) -> bool:
-        count = self.steps if step.count is None else step.count
-        if step.index == 0:
-            return True
-        if count is None:
-            return int(step.index * self.share + NEAR) > int((step.index - 1) * self.share + NEAR)
-        at = step.index if step.position is None else step.position
-        return at in self.places(count) or at >= count
-
-    def places(self, count: int) -> tuple[int, ...]:
-        """The full steps of a run of `count` steps."""
-        k = min(count, max(2, min(self.least, (count + 1) // 2), self._asked(count)))
-        placed = [round((count - 1) * (1 - (1 - i / max(k - 1, 1)) ** self.power)) for i in range(k)]
-        for i in range(k - 2, -1, -1):
-            placed[i] = min(placed[i], placed[i + 1] - 1)
-        for i in range(k):
-            placed[i] = max(placed[i], i)
-        return tuple(placed)
-
-    def note(self, step: Step) -> str | None:
-        """Where more steps are full than asked for."""
-        count = self.steps if step.count is None else step.count
-        if count is None or len(self.places(count)) <= max(2, self._asked(count)):
-            return None
-        return (
-            f"{len(self.places(count))} of {count} steps are full, not {self._asked(count)}: "
-            f"with so few, a run of fewer sampler steps may keep more"
-        )
-
-    def _asked(self, count: int) -> int:
-        return int(self.share * count + NEAR)

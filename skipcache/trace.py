@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from skipcache.branches import SKIPS, branches_of
+from skipcache.branches import branches_of
 from skipcache.record import Recording, Spec, Untraceable
 from skipcache.skeleton import Skeleton
+from skipcache.taps import SKIPS
 from skipcache.tracer import Tracer, tracing
 
 

@@ -28,13 +28,14 @@ from torch.utils import _pytree as pytree
 
 from skipcache.branches import grafted_branches, planned, stack_of
 from skipcache.call import Call, Mark, read_call
-from skipcache.hooks import CachedRun, FirstRun, FullRun, HookEngine, Wiring
+from skipcache.hooks import CachedRun, FirstRun, FullRun, HookEngine
 from skipcache.override import Override, check_plain
 from skipcache.plan import Keep
 from skipcache.predictor import Hold, Prediction
 from skipcache.streams import Streams
 from skipcache.target import unwrap
 from skipcache.verify import tensors_of
+from skipcache.wiring import Wiring
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from skipcache.hooks import HookEngine
 from skipcache.measure import PREDICTOR, Measure, Watcher, watch
 from skipcache.placed import Placed
 from skipcache.placement import place
-from skipcache.policy import POWER, Spread
 from skipcache.predictor import Damped, Forecast
 from skipcache.sampler import Sampler
+from skipcache.spread import POWER, Spread
 
 KNOTS = (1, 2, 3, 5, 8, 12, 16, 25)  # distances between full steps, and from them, at which errors are measured
 STRETCH = 3  # the longest distance that is tried, over the mean one

@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "plan": set(),
     "policy": set(),
     "placed": {"policy"},
+    "spread": {"policy"},
     "call": set(),
     "streams": set(),
     "predictor": {"streams"},
@@ -23,30 +24,34 @@ MAY_IMPORT = {
     "verify": set(),
     "stack": set(),
     "target": {"stack"},
-    "branches": {"override", "plan", "stack", "streams"},
+    "taps": {"override", "stack", "streams"},
+    "branches": {"override", "plan", "stack", "streams", "taps"},
     "checkpoint": {"branches", "stack", "streams"},
     "skip_dit": {"branches", "checkpoint", "stack"},
     "clock": {"call"},
     "drift": {"streams"},
     "lanes": {"call", "drift", "predictor", "streams"},
     "trajectory": {"call", "clock", "drift", "lanes", "policy", "predictor", "streams"},
-    "hooks": {"call", "override", "plan", "predictor", "stack", "streams", "verify"},
+    "wiring": {"call", "streams"},
+    "hooks": {"call", "override", "plan", "predictor", "stack", "streams", "verify", "wiring"},
     "training": {
         "branches", "call", "hooks", "override", "plan", "predictor", "streams", "target", "verify",
+        "wiring",
     },
     "decorators": set(),
     "skeleton": set(),
     "guard": set(),
     "record": {"skeleton"},
     "tracer": {"record"},
-    "trace": {"branches", "record", "skeleton", "tracer"},
+    "trace": {"branches", "record", "skeleton", "taps", "tracer"},
     "cut": {"record", "stack", "streams", "trace", "tracer"},
     "program": {"cut", "guard", "predictor", "record", "stack", "streams", "trace"},
     "graph": {"call", "decorators", "plan", "predictor", "program", "record", "stack", "trace", "verify"},
     "flops": {"call", "lanes", "predictor", "verify"},
+    "contexts": set(),
     "forward": {
-        "call", "correction", "flops", "graph", "hooks", "override", "placed", "plan", "policy", "predictor",
-        "program", "report", "stack", "trajectory", "verify",
+        "call", "contexts", "correction", "flops", "graph", "hooks", "override", "placed", "plan", "policy",
+        "predictor", "program", "report", "stack", "trajectory", "verify",
     },
     "correction": {"call", "verify"},
     "placement": set(),
@@ -59,16 +64,16 @@ MAY_IMPORT = {
     "calibration": {"correction", "placed", "predictor"},
     "trials": {
         "calibration", "correction", "fitting", "flops", "hooks", "measure", "placed", "placement", "policy",
-        "predictor", "sampler",
+        "predictor", "sampler", "spread",
     },
     "search": {"branches", "calibration", "hooks", "measure", "override", "plan", "stack", "target", "trials"},
     "api": {
-        "branches", "calibration", "forward", "override", "plan", "policy", "predictor", "program", "report", "stack",
-        "target",
+        "branches", "calibration", "forward", "override", "plan", "policy", "predictor", "program", "report", "spread",
+        "stack", "target",
     },
     "__init__": {
         "_version", "api", "branches", "calibration", "checkpoint", "plan", "policy", "predictor", "program", "report",
-        "search", "skip_dit", "stack",
+        "search", "skip_dit", "spread", "stack",
     },
 }  # fmt: skip
 
@@ -88,7 +93,7 @@ def test_import_directions(path):
 
 
 def test_plan_and_policy_know_no_torch():
-    for name in ("plan", "policy", "api"):
+    for name in ("plan", "policy", "placed", "spread", "api"):
         assert not any(module.startswith("torch") for module in imports(ROOT / "skipcache" / f"{name}.py")), name
 
 

@@ -51,6 +51,11 @@ class Row:
     frechet: float | None = None
     class_accuracy: float | None = None
 
+    @property
+    def is_favoured(self) -> bool:
+        """It has more compute than skipcache's, and is not the rival, which is given more."""
+        return self.over_budget and self.library != ""
+
 
 @dataclass(frozen=True)
 class Judge:

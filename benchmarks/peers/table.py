@@ -53,7 +53,7 @@ def by_target(rows: Sequence[Row]) -> Iterator[tuple[float, list[Row]]]:
     """Those that ran, best first; stochastic rivals, which cannot be compared image by image, last."""
     for target in sorted({row.target for row in rows if row.target is not None}):
         ran = [row for row in rows if row.target == target and row.error is None]
-        yield target, sorted(ran, key=lambda row: (row.over_budget and row.library != "", -(row.psnr or 0)))
+        yield target, sorted(ran, key=lambda row: (row.is_favoured, -(row.psnr or 0)))
 
 
 def failed(rows: Sequence[Row]) -> list[Row]:
