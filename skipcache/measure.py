@@ -23,6 +23,7 @@ from skipcache.predictor import Forecast, Prediction
 from skipcache.stack import Stack
 from skipcache.trajectory import Trajectory, Visit
 
+KNOTS = (1, 2, 3, 5, 8, 12, 16, 25)  # distances between full steps, and from them, at which errors are measured
 PREDICTOR = Forecast(1)
 UNCACHED = Interval(1)
 
@@ -71,10 +72,14 @@ class Watcher(Override):
             held = (call.sample, *call.conditioning)
             self._first = tuple(Mark.of(x.clone() if isinstance(x, Tensor) else x) for x in held)
             self.call = blank_call(call)
+            self.begins(self.call, visit.time.count)
         lane = self._number(visit.lane)
         output = self.step(call, visit, lane)
         self.note(call, lane, output)
         return output
+
+    def begins(self, blank: Call, steps: int | None) -> None:
+        """The first call of all has come; `steps`: of its run, where a scheduler tells."""
 
     def step(self, call: Call, visit: Visit, lane: int) -> Any:
         return call.run(self.plain)
@@ -112,7 +117,7 @@ class Watcher(Override):
             raise ValueError("run: it called the model another number of times the second time; it must repeat itself")
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Window:
     """Stands in for a predictor in a lane: what `depth` full steps left, R = D - H, is kept."""
 
@@ -121,14 +126,29 @@ class _Window:
 
 
 class Measure(Watcher):
-    """At each step, cached steps on pairs of steps before it whose distances are `knots`."""
+    """At each step of an uncached run, cached steps on pairs of steps before it whose distances are `knots`.
+
+    `longest`: the largest distance of interest, asked for when the first call has shown what a call is.
+    """
 
     def __init__(
-        self, model: nn.Module, engine: HookEngine, scheduler: Any, knots: tuple[int, ...], tick: Callable[[], None]
+        self,
+        model: nn.Module,
+        engine: HookEngine,
+        scheduler: Any,
+        longest: Callable[[Measure, Call, int | None], int],
+        tick: Callable[[], None],
     ) -> None:
-        super().__init__(model, engine.stack, scheduler, _Window(2 * knots[-1]))
-        self.engine, self.knots, self.tick = engine, knots, tick
+        self.window = _Window(0)
+        super().__init__(model, engine.stack, scheduler, self.window)
+        self.engine, self.longest, self.tick = engine, longest, tick
+        self.knots: tuple[int, ...] = ()
         self._sums: dict[tuple[int, int, int], list[Tensor]] = defaultdict(list)
+
+    def begins(self, blank: Call, steps: int | None) -> None:
+        longest = self.longest(self, blank, steps)
+        self.knots = tuple(knot for knot in KNOTS if knot <= longest)
+        self.window.depth = 2 * self.knots[-1]
 
     def step(self, call: Call, visit: Visit, lane: int) -> Any:
         output, features = full_step(self.engine, self.plain, call)
@@ -146,9 +166,6 @@ class Measure(Watcher):
         if visit.opens_step:
             self.tick()
         return output
-
-    def note(self, call: Call, lane: int, output: Any) -> None:
-        """What came in and went out is that of the uncached run, which is known."""
 
     def _bases(self, t: int, kept: Mapping[int, Any]) -> Iterator[tuple[int, int]]:
         """(gap, ahead): a full step so far back, with the one a gap before it, or, at the start of a run, with none."""

@@ -19,7 +19,6 @@ from torch import nn
 from skipcache.branches import planned
 from skipcache.calibration import Calibration
 from skipcache.hooks import HookEngine
-from skipcache.measure import Watcher, watch
 from skipcache.override import check_plain
 from skipcache.plan import Keep
 from skipcache.stack import Stack
@@ -54,7 +53,7 @@ def calibrate(
         correct: fit scalars that are added to the output. False leaves the output of full steps as it is.
         progress: show a bar.
 
-    Takes about as long as 8 uncached runs, and holds at most 50 deep features per lane, and per step of the run
+    Takes about as long as 7 uncached runs, and holds at most 50 deep features per lane, and per step of the run
     three pairs of a sample and an output. Raises ValueError where the goal cannot be reached, and where the run never
     calls the model, or differs from one time to the next.
     """
@@ -65,11 +64,8 @@ def calibrate(
     engines = [HookEngine(model, *planned(model, ends, stack)) for ends in _keeps(model, keep, stack)]
     scheduler = getattr(target, "scheduler", None)
     with _bar(progress) as tick:
-        uncached = watch(Watcher(model, engines[0].stack, scheduler), run)
-        if uncached.call is None:
-            raise ValueError(f"run: it never called {type(model).__name__} with a sample and a timestep")
-        search = Search(model, scheduler, run, uncached, correct, tick)
-        found = search.found(engines, goal)
+        search = Search(model, engines, scheduler, run, goal, correct, tick)
+        found = search.found()
     if found is None:
         raise ValueError(
             f"{goal[0]}: {goal[1]} is out of reach; a run of {search.steps} steps with 2 full ones would have a "
@@ -109,7 +105,7 @@ def _fits(model: nn.Module, keep: Keep, stack: Stack | None) -> bool:
 def _bar(shown: bool) -> Iterator[Callable[[str], None]]:
     columns = (TextColumn("calibrate: {task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, transient=True, disable=not shown) as bar:
-        task = bar.add_task("the uncached run", total=None)
+        task = bar.add_task("begins", total=None)
         yield lambda what: bar.update(task, description=what)
 
 

@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from skipcache.calibration import Calibration
+from skipcache.call import Call
 from skipcache.correction import Corrections
 from skipcache.fitting import Trial
 from skipcache.flops import count_flops, zero_call
 from skipcache.hooks import HookEngine
-from skipcache.measure import PREDICTOR, Measure, Watcher, watch
+from skipcache.measure import PREDICTOR, Measure, watch
 from skipcache.placed import Placed
 from skipcache.placement import place
 from skipcache.predictor import Damped, Forecast
 from skipcache.sampler import Sampler
 from skipcache.spread import POWER, Spread
+from skipcache.verify import quietly
 
-KNOTS = (1, 2, 3, 5, 8, 12, 16, 25)  # distances between full steps, and from them, at which errors are measured
 STRETCH = 3  # the longest distance that is tried, over the mean one
+USUAL_STEPS = 50  # of a run, where no scheduler tells before it has ended
+USUAL_DISTANCE = 4  # between full steps, where the goal does not tell
 LEARNING = 4  # the interval of the run on which the sampler is learned
 POWERS = (1.75, 2.0)  # of `Spread`, whose placements rest on no measurement
 DAMPED = "damped"  # the way of `accelerate(speedup=)`, without corrections
 
 Goal = tuple[str, float]  # "speedup", "full_steps" or "max_error", and how much of it
-Gain = Callable[[int], float]  # the FLOP-ideal speedup by number of full steps
+
+
+@dataclass(frozen=True)
+class Cost:
+    """FLOPs of a full and of a cached call."""
+
+    full: int
+    cached: int
+
+    def speedup(self, full_steps: int, steps: int) -> float:
+        """The FLOP-ideal one of a run."""
+        return steps * self.full / (full_steps * self.full + (steps - full_steps) * self.cached)
 
 
 @dataclass(frozen=True)
@@ -48,46 +63,68 @@ class Tried:
 
 @dataclass
 class Search:
-    """All runs of one calibration: `uncached` is the one that the others are compared with."""
+    """All runs of one calibration. The first is uncached: errors are measured on it, the others compared with it."""
 
     model: nn.Module
+    engines: list[HookEngine]  # one for each choice of units
     scheduler: Any
     run: Callable[[], Any]
-    uncached: Watcher
+    goal: Goal
     correct: bool
     tick: Callable[[str], None]
 
     def __post_init__(self) -> None:
-        self.steps = self.uncached.steps()
+        self.costs: list[Cost] = []  # of the engines
         self.sampler: Sampler | None = None
         self._placed: dict[int, tuple[int, ...]] | None = None
         self._way: str | None = None  # to place that did best
-        self.most = 1.0  # the largest speedup that any choice of units reaches with 2 full steps
-        self.longest = 2  # distance between full steps that is tried
+        engine = self.engines[0]
+        tick = lambda: self.tick(_what(engine, "the uncached run"))  # noqa: E731
+        self.uncached = Measure(self.model, engine, self.scheduler, self._longest, tick)
+        with _attached(engine):
+            watch(self.uncached, self.run)
+        self.uncached.trajectory.drop()
+        if not self.costs:
+            raise ValueError(f"run: it never called {type(self.model).__name__} with a sample and a timestep")
+        self.steps = self.uncached.steps()
 
-    def found(self, engines: list[HookEngine], goal: Goal) -> Calibration | None:
+    def found(self) -> Calibration | None:
         """The best calibration of all choices of units that reach the goal."""
-        gains = [self._gain(engine) for engine in engines]
-        self.most = max(gain(2) for gain in gains)
-        counts = [self._count(goal, gain) for gain in gains]
-        fewest = min((count for count in counts if count is not None), default=self.steps)
-        self.longest = max(2, math.ceil(STRETCH * (4 if goal[0] == "max_error" else self.steps / fewest)))
-        asked = [(e, c, gain) for e, c, gain in zip(engines, counts, gains) if c is not None]
-        if goal[0] == "max_error":
-            reached = [(self._fewest(e, count, goal[1]), gain) for e, count, gain in asked]
-            made = [self._calibration(tried, gain) for tried, gain in reached if tried is not None]
+        name, value = self.goal
+        if name == "full_steps" and value > self.steps:
+            raise ValueError(f"full_steps: expected at most {self.steps}, the steps of the run, got {value}")
+        counts = [self._count(cost, self.steps) for cost in self.costs]
+        asked = [(e, c, cost) for e, c, cost in zip(self.engines, counts, self.costs) if c is not None]
+        if name == "max_error":
+            reached = [(self._fewest(e, count, value), cost) for e, count, cost in asked]
+            made = [self._calibration(tried, cost) for tried, cost in reached if tried is not None]
             return max(made, key=lambda c: c.speedup, default=None)
-        trials = [(self._nearest(e, count), gain) for e, count, gain in asked]
+        trials = [(self._nearest(e, count), cost) for e, count, cost in asked]
         if not trials:
             return None
-        best, gain = min(trials, key=lambda trial: trial[0].error)
-        return self._calibration(self._settled(best), gain)
+        best, cost = min(trials, key=lambda trial: trial[0].error)
+        return self._calibration(self._settled(best), cost)
+
+    @property
+    def most(self) -> float:
+        """The largest speedup that any choice of units reaches with 2 full steps."""
+        return max(cost.speedup(2, self.steps) for cost in self.costs)
+
+    def _longest(self, uncached: Measure, blank: Call, steps: int | None) -> int:
+        """The largest distance between full steps that is tried, told by the first call of all."""
+        self.costs = [self._cost(engine, uncached, blank) for engine in self.engines]
+        if self.goal[0] == "max_error":
+            return STRETCH * USUAL_DISTANCE
+        steps = steps or USUAL_STEPS
+        counts = (self._count(cost, steps) for cost in self.costs)
+        fewest = min((count for count in counts if count is not None), default=steps)
+        return max(2, math.ceil(STRETCH * steps / fewest))
 
     def _nearest(self, engine: HookEngine, count: int) -> Tried:
         """By the best of the ways to place: found by trial with the units of the first engine, then kept."""
         share = count / self.steps
         ways = {str(power): Spread(share, power).places(self.steps) for power in POWERS}
-        measured = self._placements(engine).get(count)
+        measured = self._placements().get(count)
         ways |= {"measured": measured} if measured is not None else {}
         ways[DAMPED] = Spread(share, POWER).places(self.steps)
         tried = [self._way] if self._way in ways else list(ways)
@@ -98,18 +135,12 @@ class Search:
         self._way = min(trials, key=lambda way: trials[way].error)
         return trials[self._way]
 
-    def _placements(self, engine: HookEngine) -> dict[int, tuple[int, ...]]:
-        """By number of full steps. Errors are measured once, with the units of the first engine that asks."""
+    def _placements(self) -> dict[int, tuple[int, ...]]:
+        """By number of full steps, whatever the units: errors are measured with those of the first engine."""
         if self._placed is None:
-            tick = lambda: self.tick(_what(engine, "measuring"))  # noqa: E731
-            measured = Measure(self.model, engine, self.scheduler, self._knots(), tick)
-            self._watch(measured)
-            found = place(measured.errors(), self.steps, range(1, self._knots()[-1] + 1), self.steps)
+            found = place(self.uncached.errors(), self.steps, range(1, self.uncached.knots[-1] + 1), self.steps)
             self._placed = {k: placement.full_steps for k, placement in found.items()}
         return self._placed
-
-    def _knots(self) -> tuple[int, ...]:
-        return tuple(k for k in KNOTS if k <= self.longest)
 
     def _fewest(self, engine: HookEngine, count: int, most: float) -> Tried | None:
         """By bisection the fewest full steps, up to `count`, that keep the error; all of them make none."""
@@ -150,7 +181,7 @@ class Search:
         bare = self._bare(engine, policy.full_steps)
         return bare if bare.error <= tried.error else tried
 
-    def _calibration(self, tried: Tried, gain: Gain) -> Calibration:
+    def _calibration(self, tried: Tried, cost: Cost) -> Calibration:
         plan, policy = tried.engine.plan, tried.policy
         return Calibration(
             type(self.model).__name__,
@@ -159,7 +190,7 @@ class Search:
             policy.timesteps,
             policy.full_steps,
             tried.error,
-            gain(len(policy.full_steps)),
+            cost.speedup(len(policy.full_steps), self.steps),
             None if self.scheduler is None else type(self.scheduler).__name__,
             self._known_sampler(tried.engine).guidance,
             tried.corrections,
@@ -183,39 +214,36 @@ class Search:
     ) -> Trial:
         self.tick(_what(engine, f"trying {len(policy.full_steps)} full steps"))
         trial = Trial(self.model, engine, self.scheduler, policy, sampler, corrections, predictor)
-        self._watch(trial)
+        with _attached(engine):
+            watch(trial, self.run).check_repeats(self.uncached)
         return trial
 
-    def _watch(self, watcher: Measure | Trial) -> None:
-        watcher.engine.attach()
-        try:
-            watch(watcher, self.run).check_repeats(self.uncached)
-        finally:
-            watcher.engine.detach()
+    def _cost(self, engine: HookEngine, uncached: Measure, blank: Call) -> Cost:
+        """Counted within the uncached run, which it leaves as it was."""
+        call = zero_call(blank)
+        with _attached(engine), quietly(call.sample.device, self.model):
+            engine.full(uncached.plain, call)
+            return Cost(*count_flops(lambda call, step: step(call), engine, uncached.plain, blank, PREDICTOR))
 
-    def _gain(self, engine: HookEngine) -> Gain:
-        """The FLOP-ideal speedup of a run by its number of full steps."""
-        blank = self.uncached.call
-        assert blank is not None
-        forward = self.model.__call__
-        engine.attach()
-        try:
-            engine.full(forward, zero_call(blank))
-            full, cached = count_flops(lambda call, step: step(call), engine, forward, blank, PREDICTOR)
-        finally:
-            engine.detach()
-        return lambda k: self.steps * full / (k * full + (self.steps - k) * cached)
-
-    def _count(self, goal: Goal, gain: Gain) -> int | None:
-        """The number of full steps; with max_error the most that may be tried."""
-        name, value = goal
+    def _count(self, cost: Cost, steps: int) -> int | None:
+        """The number of full steps in a run of so many; with max_error the most that may be tried."""
+        name, value = self.goal
         if name == "full_steps":
-            if value > self.steps:
-                raise ValueError(f"full_steps: expected at most {self.steps}, the steps of the run, got {value}")
             return int(value)
         if name == "speedup":
-            return max((k for k in range(2, self.steps + 1) if gain(k) >= value), default=None)
-        return self.steps
+            return max((k for k in range(2, steps + 1) if cost.speedup(k, steps) >= value), default=None)
+        return steps
+
+
+@contextmanager
+def _attached(engine: HookEngine) -> Iterator[None]:
+    before = engine.attached
+    engine.attach()
+    try:
+        yield
+    finally:
+        if not before:
+            engine.detach()
 
 
 def _what(engine: HookEngine, doing: str) -> str:

@@ -63,10 +63,10 @@ MAY_IMPORT = {
     "fitting": {"call", "correction", "hooks", "measure", "placed", "predictor", "sampler", "trajectory"},
     "calibration": {"correction", "placed", "predictor"},
     "trials": {
-        "calibration", "correction", "fitting", "flops", "hooks", "measure", "placed", "placement", "policy",
-        "predictor", "sampler", "spread",
+        "calibration", "call", "correction", "fitting", "flops", "hooks", "measure", "placed", "placement",
+        "predictor", "sampler", "spread", "verify",
     },
-    "search": {"branches", "calibration", "hooks", "measure", "override", "plan", "stack", "target", "trials"},
+    "search": {"branches", "calibration", "hooks", "override", "plan", "stack", "target", "trials"},
     "api": {
         "branches", "calibration", "forward", "override", "plan", "policy", "predictor", "program", "report", "spread",
         "stack", "target",
