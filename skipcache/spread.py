@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 from skipcache.policy import NEAR, Step
 
@@ -13,10 +14,11 @@ POWER, LEAST = 1.5, 10  # of the `Spread` that `accelerate(speedup=)` takes
 class Spread:
     """A share of the steps is full: few at the start of a run, where features move slowly, and most at its end.
 
-    In a run of N steps k = floor(share * N) are full, at least 2. The i-th of them, from 0, stands at
-    (N - 1) * (1 - (1 - i / (k - 1)) ** power), rounded, or earlier where two would fall on one step. A run over a part
-    of a scheduler's timesteps (img2img) has those of the whole run that it meets. Where neither a scheduler nor `steps`
-    tells N, how near the end is cannot be known, and the full steps stand evenly.
+    In a run of N steps k = floor(share * N) are full, at least 2, the first and the last among them. The gaps between
+    them are those of (N - 1) * (1 - (1 - i / (k - 1)) ** power) for i = 0 to k - 1, as whole numbers that never rise:
+    gaps that go up and down lose some dB. A run over a part of a scheduler's timesteps (img2img) has those of the whole
+    run that it meets. Where neither a scheduler nor `steps` tells N, how near the end is cannot be known, and the full
+    steps stand evenly.
 
     Attributes:
         share: of the steps that run all blocks, 0 < share <= 1. Lowering it caches more.
@@ -79,12 +81,7 @@ class Spread:
     def places(self, count: int) -> tuple[int, ...]:
         """The full steps of a run of `count` steps."""
         k = min(count, max(2, min(self.least, (count + 1) // 2), self._asked(count)))
-        placed = [round((count - 1) * (1 - (1 - i / max(k - 1, 1)) ** self.power)) for i in range(k)]
-        for i in range(k - 2, -1, -1):
-            placed[i] = min(placed[i], placed[i + 1] - 1)
-        for i in range(k):
-            placed[i] = max(placed[i], i)
-        return tuple(placed)
+        return tuple(accumulate(_gaps(count - 1, k - 1, self.power), initial=0))
 
     def note(self, step: Step) -> str | None:
         """Where more steps are full than asked for."""
@@ -98,3 +95,15 @@ class Spread:
 
     def _asked(self, count: int) -> int:
         return int(self.share * count + NEAR)
+
+
+def _gaps(total: int, number: int, power: float) -> list[int]:
+    """`number` gaps by the power law, at least 1 each, that add up to `total` and never rise."""
+    places = [total * (1 - (1 - i / number) ** power) for i in range(number + 1)] if number else []
+    beyond = [max(after - before - 1, 0.0) for before, after in pairwise(places)]  # a gap of 1, which each one has
+    scale = (total - number) / (sum(beyond) or 1.0)
+    whole = [int(scale * x + NEAR) for x in beyond]
+    by_rest = sorted(range(number), key=lambda i: whole[i] - scale * beyond[i])
+    for i in by_rest[: total - number - sum(whole)]:
+        whole[i] += 1
+    return sorted((1 + x for x in whole), reverse=True)

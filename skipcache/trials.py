@@ -28,7 +28,7 @@ STRETCH = 3  # the longest distance that is tried, over the mean one
 USUAL_STEPS = 50  # of a run, where no scheduler tells before it has ended
 USUAL_DISTANCE = 4  # between full steps, where the goal does not tell
 LEARNING = 4  # the interval of the run on which the sampler is learned
-POWERS = (1.75, 2.0)  # of `Spread`, whose placements rest on no measurement
+POWERS = (2.0, 2.5)  # of `Spread`, whose placements rest on no measurement
 DAMPED = "damped"  # the way of `accelerate(speedup=)`, without corrections
 
 Goal = tuple[str, float]  # "speedup", "full_steps" or "max_error", and how much of it
@@ -126,8 +126,9 @@ class Search:
         ways = {str(power): Spread(share, power).places(self.steps) for power in POWERS}
         measured = self._placements().get(count)
         ways |= {"measured": measured} if measured is not None else {}
+        distinct = {places: way for way, places in ways.items()}
         ways[DAMPED] = Spread(share, POWER).places(self.steps)
-        tried = [self._way] if self._way in ways else list(ways)
+        tried = [self._way] if self._way in ways else [*distinct.values(), DAMPED]
         trials = {
             way: self._bare(engine, ways[way], Damped()) if way == DAMPED else self._fitted(engine, ways[way])
             for way in tried

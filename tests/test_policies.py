@@ -214,11 +214,11 @@ def spread(policy, count=None, positions=None, steps=None):
 
 
 def test_spread_is_sparse_early_and_dense_late():
-    assert spread(Spread(0.2), 50) == [0, 9, 17, 25, 31, 37, 42, 45, 48, 49]
+    assert spread(Spread(0.2), 50) == [0, 9, 17, 24, 31, 37, 42, 46, 48, 49]
     assert spread(Spread(0.6), 20) == [0, 3, 6, 8, 10, 12, 14, 15, 16, 17, 18, 19]
     gaps = [b - a for a, b in pairwise(Spread(0.1).places(1000))]
     assert gaps[:2] == [18, 17] and gaps[-3:] == [1, 1, 1]
-    assert all(b <= a + 1 for a, b in pairwise(gaps)), "they shrink, but for the rounding"
+    assert sum(gaps) == 999
 
 
 @pytest.mark.parametrize("power", [1, 1.75, 4])
@@ -227,7 +227,9 @@ def test_spread_has_its_share_whatever_the_count(share, power):
     for count in (1, 2, 3, 7, 20, 50, 99, 250):
         placed = Spread(share, power).places(count)
         assert len(placed) == min(count, max(2, int(share * count + 1e-9)))
-        assert list(placed) == sorted(set(placed)) and placed[0] == 0 and placed[-1] == count - 1
+        assert placed[0] == 0 and placed[-1] == count - 1
+        gaps = [b - a for a, b in pairwise(placed)]
+        assert all(a >= b >= 1 for a, b in pairwise([*gaps, 1])), "they never rise"
 
 
 def test_spread_leaves_so_many_full_steps_at_least_or_half_of_a_shorter_run():
@@ -236,7 +238,7 @@ def test_spread_leaves_so_many_full_steps_at_least_or_half_of_a_shorter_run():
 
 
 def test_spread_of_power_one_is_even():
-    assert Spread(0.26, power=1).places(50) == tuple(round(i * 49 / 12) for i in range(13))
+    assert Spread(0.26, power=1).places(50) == (0, 5, *range(9, 50, 4))
 
 
 def test_spread_over_a_part_of_a_run_has_what_lies_there():
