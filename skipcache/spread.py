@@ -16,9 +16,9 @@ class Spread:
 
     In a run of N steps k = floor(share * N) are full, at least 2, the first and the last among them. The gaps between
     them are those of (N - 1) * (1 - (1 - i / (k - 1)) ** power) for i = 0 to k - 1, as whole numbers that never rise:
-    gaps that go up and down keep a little less. A run over a part of a scheduler's timesteps (img2img) has those of the whole
-    run that it meets. Where neither a scheduler nor `steps` tells N, how near the end is cannot be known, and the full
-    steps stand evenly.
+    gaps that go up and down keep a little less. A run over a part of a scheduler's timesteps (img2img) has those of the
+    whole run that it meets. Where neither a scheduler nor `steps` tells N, how near the end is cannot be known, and the
+    full steps stand evenly.
 
     Attributes:
         share: of the steps that run all blocks, 0 < share <= 1. Lowering it caches more.
