@@ -54,7 +54,6 @@ class Watcher(Override):
         self._times: list[list[tuple[float, ...]]] = []
         self._lanes: list[Any] = []
         self._first: tuple[Mark, ...] = ()
-        self.call: Call | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = read_call(self.names, self.stack.sample, self.stack.timestep, args, kwargs)
@@ -71,14 +70,13 @@ class Watcher(Override):
         if not self._first:
             held = (call.sample, *call.conditioning)
             self._first = tuple(Mark.of(x.clone() if isinstance(x, Tensor) else x) for x in held)
-            self.call = blank_call(call)
-            self.begins(self.call, visit.time.count)
+            self.begins(call, visit.time.count)
         lane = self._number(visit.lane)
         output = self.step(call, visit, lane)
         self.note(call, lane, output)
         return output
 
-    def begins(self, blank: Call, steps: int | None) -> None:
+    def begins(self, call: Call, steps: int | None) -> None:
         """The first call of all has come; `steps`: of its run, where a scheduler tells."""
 
     def step(self, call: Call, visit: Visit, lane: int) -> Any:
@@ -128,7 +126,7 @@ class _Window:
 class Measure(Watcher):
     """At each step of an uncached run, cached steps on pairs of steps before it whose distances are `knots`.
 
-    `longest`: the largest distance of interest, asked for when the first call has shown what a call is.
+    `longest`: the largest distance of interest, asked for when the first call has shown the outline of a call.
     """
 
     def __init__(
@@ -136,7 +134,7 @@ class Measure(Watcher):
         model: nn.Module,
         engine: HookEngine,
         scheduler: Any,
-        longest: Callable[[Measure, Call, int | None], int],
+        longest: Callable[[Call, int | None], int],
         tick: Callable[[], None],
     ) -> None:
         self.window = _Window(0)
@@ -145,8 +143,8 @@ class Measure(Watcher):
         self.knots: tuple[int, ...] = ()
         self._sums: dict[tuple[int, int, int], list[Tensor]] = defaultdict(list)
 
-    def begins(self, blank: Call, steps: int | None) -> None:
-        longest = self.longest(self, blank, steps)
+    def begins(self, call: Call, steps: int | None) -> None:
+        longest = self.longest(blank_call(call), steps)
         self.knots = tuple(knot for knot in KNOTS if knot <= longest)
         self.window.depth = 2 * self.knots[-1]
 

@@ -110,9 +110,9 @@ class Search:
         """The largest speedup that any choice of units reaches with 2 full steps."""
         return max(cost.speedup(2, self.steps) for cost in self.costs)
 
-    def _longest(self, uncached: Measure, blank: Call, steps: int | None) -> int:
+    def _longest(self, blank: Call, steps: int | None) -> int:
         """The largest distance between full steps that is tried, told by the first call of all."""
-        self.costs = [self._cost(engine, uncached, blank) for engine in self.engines]
+        self.costs = [self._cost(engine, blank) for engine in self.engines]
         if self.goal[0] == "max_error":
             return STRETCH * USUAL_DISTANCE
         steps = steps or USUAL_STEPS
@@ -219,12 +219,13 @@ class Search:
             watch(trial, self.run).check_repeats(self.uncached)
         return trial
 
-    def _cost(self, engine: HookEngine, uncached: Measure, blank: Call) -> Cost:
+    def _cost(self, engine: HookEngine, blank: Call) -> Cost:
         """Counted within the uncached run, which it leaves as it was."""
-        call = zero_call(blank)
-        with _attached(engine), quietly(call.sample.device, self.model):
-            engine.full(uncached.plain, call)
-            return Cost(*count_flops(lambda call, step: step(call), engine, uncached.plain, blank, PREDICTOR))
+        plain, zeros = self.uncached.plain, zero_call(blank)
+        with _attached(engine):
+            with quietly(zeros.sample.device, self.model):
+                engine.full(plain, zeros)
+            return Cost(*count_flops(lambda call, step: step(call), engine, plain, blank, PREDICTOR))
 
     def _count(self, cost: Cost, steps: int) -> int | None:
         """The number of full steps in a run of so many; with max_error the most that may be tried."""

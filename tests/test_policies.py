@@ -218,7 +218,7 @@ def test_spread_is_sparse_early_and_dense_late():
     assert spread(Spread(0.6), 20) == [0, 3, 6, 8, 10, 12, 14, 15, 16, 17, 18, 19]
     gaps = [b - a for a, b in pairwise(Spread(0.1).places(1000))]
     assert gaps[:2] == [18, 17] and gaps[-3:] == [1, 1, 1]
-    assert sum(gaps) == 999
+    assert sum(gaps) == 999 and all(b <= a for a, b in pairwise(gaps)), "they never rise"
 
 
 @pytest.mark.parametrize("power", [1, 1.75, 4])
