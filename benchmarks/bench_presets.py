@@ -104,7 +104,7 @@ class PresetBench:
         for pipe in (plain, other):
             self._run(pipe, min(steps, 2 * interval + 2))
         skipcache.reset(other)
-        pairs = [self._pair(plain, other, plain_first=i % 2 == 0) for i in range(self.settings.pairs)]
+        pairs = [self._pair(plain, other, plain_first=i % 2 == 0) for i in range(self.settings.rounds)]
         ratios = tuple(one / two for one, two in pairs)
         speedup = statistics.median(ratios)
         memory, plain_memory = self._peak(other), self._peak(plain)
@@ -190,7 +190,7 @@ def run_presets(settings: PresetSettings, console: Console) -> Path:
     console.print(_table(rows, f"{settings.preset}, {settings.steps} DDIM steps, batch {bench.batch}, {bench.dtype}"))
     console.print(
         f"{facts['parameters'] / 1e6:.1f} M random weights on {facts['device']['name']}; speedup is the median of "
-        f"{settings.pairs} pairs of runs.",
+        f"{settings.rounds} pairs of runs.",
         highlight=False,
     )
     if bench.small:

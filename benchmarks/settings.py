@@ -63,7 +63,7 @@ class Settings:
 class PresetSettings:
     """The options of `skipcache bench --preset`; None leaves the choice to the preset and the device.
 
-    `compile` is a backend of torch.compile, `pairs` how many pairs of runs are timed.
+    `compile` is a backend of torch.compile, `rounds` how many runs of each pipeline are timed.
     """
 
     preset: str
@@ -72,7 +72,7 @@ class PresetSettings:
     batch: int | None = None
     intervals: tuple[int, ...] = (2, 3, 4, 5)
     keep: tuple[int, int] = (1, 1)
-    pairs: int = 5
+    rounds: int = 5
     device: str = "cpu"
     dtype: str | None = None
     threads: int | None = None
@@ -84,7 +84,7 @@ class PresetSettings:
         _at_least("--steps", self.steps, 2, "one step leaves nothing to reuse")
         _at_least("--intervals", min(self.intervals, default=0), 2, "a preset measures cached steps")
         _at_least("--keep", min(self.keep), 0, "it counts the units run at each end on a cached step")
-        _at_least("--seeds", self.pairs, 1, "each is a pair of runs")
+        _at_least("--rounds", self.rounds, 1, "in each, every pipeline runs once")
         _distinct("--intervals", self.intervals)
         if self.batch is not None:
             _at_least("--batch", self.batch, 1, "leave it out for the preset's own")

@@ -87,6 +87,13 @@ def test_bench_prints_the_table(capsys, tmp_path):
         (["--batch", "1"], "--batch: expected at least 2, got 1"),
         (["--threads", "0"], "--threads: expected at least 1, got 0"),
         (["--weights", "none.safetensors"], "expected weights at none.safetensors"),
+        (["--compile"], "--compile: expected with --preset alone; add --preset, or leave it out"),
+        (["--rounds", "3"], "--rounds: expected with --preset alone"),
+        (["--preset", "dit"], "--preset: expected one of dit-xl-256"),
+        (["--preset", "dit-xl-256", "--seeds", "0"], "--seeds: expected without --preset"),
+        (["--preset", "dit-xl-256", "--model", "dit-digits"], "--model: expected without --preset"),
+        (["--preset", "dit-xl-256", "--targets", "2"], "--targets: expected with --peers alone"),
+        (["--preset", "dit-xl-256", "--intervals", "1"], "--intervals: expected at least 2"),
     ],
 )
 def test_bad_options(arguments, message, capsys, tmp_path):
