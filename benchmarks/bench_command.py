@@ -34,17 +34,25 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     many: dict[str, Any] = {"type": int, "nargs": "+"}
     add = parser.add_argument
     add("--peers", action="store_true", help="beside other caches (skipcache[peers]), tuned to the same compute")
-    add("--preset", help=f"time steps, not fidelity, of one of {', '.join(PRESETS)}: real sizes with random weights")
+    add(
+        "--preset",
+        help=f"time both engines, not fidelity; real sizes with random weights, or a reference: {', '.join(PRESETS)}",
+    )
     add("--model", help=f"reference denoiser (default {plain.model})")
     add("--weights", type=Path, help="a .safetensors file of `skipcache train` in place of the shipped one")
     add("--beside", metavar="MODEL", help="another one in a table of its own, or none (default: dit-digits-skip)")
     add("--steps", type=int, help=f"sampler steps (default {plain.steps}; with --peers 20 for dpm++)")
     add("--scheduler", help=f"{', '.join(SCHEDULERS)} (default {plain.scheduler})")
     add("--guidance", type=float, help=f"guidance scale (default {plain.guidance:g})")
-    add("--batch", type=int, help=f"images per run (default {plain.batch}, or the preset's)")
+    add("--batch", type=int, help=f"images per run (default {plain.batch}; the preset's own)")
     add("--intervals", **many, help="every n-th step is full (default 2 3 4 5)")
     add("--keep", **many, help="units run on cached steps: at both ends, or HEAD TAIL (default 1)")
-    add("--predictor", dest="predictors", nargs="+", help=f"some of {', '.join(PREDICTORS)} (default all)")
+    add(
+        "--predictor",
+        dest="predictors",
+        nargs="+",
+        help=f"some of {', '.join(PREDICTORS)} (default all; for presets damped)",
+    )
     add("--seeds", **many, help="one pair of runs for each (default 0 1 2 3 4; with --peers 0 1 2)")
     add("--device", help=f"cpu, cuda, cuda:1, mps (default {plain.device})")
     add("--dtype", help=f"{', '.join(DTYPES)} (default {plain.dtype}; bfloat16 for presets on cuda)")

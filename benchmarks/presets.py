@@ -1,6 +1,7 @@
-"""Denoisers of real size with random weights, for `skipcache bench --preset`. No download: time does not ask for sense.
+"""What `skipcache bench --preset` times: denoisers of real size with random weights, and the trained references.
 
-On the CPU the same presets are built at reduced width, depth and resolution, so that their code runs everywhere.
+No download: time does not ask for sense. On the CPU those of real size are built at reduced width, depth and
+resolution, so that their code runs everywhere; the references are what they are.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from typing import Any
 import diffusers
 import torch
 from torch import Tensor, nn
+
+from skipcache.benchmarks.references import Reference, balanced, find_reference
+from skipcache.benchmarks.sampling import make_scheduler
 
 TOKENS = 120  # of a prompt
 XL: dict[str, Any] = {"num_layers": 28, "num_attention_heads": 16, "attention_head_dim": 72}
@@ -49,6 +53,12 @@ class Preset:
     batch: int
     reduced: dict[str, Any] = field(default_factory=dict)
 
+    def batch_on(self, device: torch.device) -> int:
+        return 2 if device.type == "cpu" else self.batch
+
+    def scheduler(self) -> Any:
+        return make_scheduler("ddim")
+
     def build(self, device: torch.device, dtype: torch.dtype, small: bool) -> nn.Module:
         """With weights as the class draws them, none of which are zero; the same ones on each call."""
         config = {**self.config, **(self.reduction() if small else {})}
@@ -69,6 +79,36 @@ class Preset:
             noise = torch.randn(batch, config["in_channels"], *frames, size, size)
             conditions = self.conditions(config, batch)
         return noise.to(model.device), _to(conditions, model.device, model.dtype)
+
+
+@dataclass(frozen=True)
+class ReferencePreset:
+    """A trained reference as it is, on 16 samples and, for guidance, as many without a condition."""
+
+    reference: Reference
+
+    def batch_on(self, device: torch.device) -> int:
+        return 32
+
+    def scheduler(self) -> Any:
+        return make_scheduler("ddim", self.reference.prediction)
+
+    def build(self, device: torch.device, dtype: torch.dtype, small: bool) -> nn.Module:
+        return nn.Module.to(self.reference.load(), device, dtype).eval().requires_grad_(False)
+
+    def reduction(self) -> dict[str, Any]:
+        return {}
+
+    def inputs(self, model: Any, batch: int) -> tuple[Tensor, dict[str, Any]]:
+        data = self.reference.data()
+        labels = balanced(batch, data.classes)
+        labels[(batch + 1) // 2 :] = data.classes
+        noise = torch.randn(batch, *data.samples.shape[1:], generator=torch.Generator().manual_seed(0))
+        return noise.to(model.device), _to(data.conditions(labels), model.device, model.dtype)
+
+
+def find_preset(name: str) -> Preset | ReferencePreset:
+    return ALL[name] if name in ALL else ReferencePreset(find_reference(name))
 
 
 def _to(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
@@ -96,7 +136,7 @@ def _latte(size: int, frames: int, batch: int) -> Preset:
     return Preset("LatteTransformer3DModel", config, _prompt, batch, {**REDUCED_TEXT, "video_length": 4})
 
 
-# Names as in `settings.PRESETS`.
+# The first names of `settings.PRESETS`; the others are those of references.
 ALL: dict[str, Preset] = {
     "dit-xl-256": _dit(32, 16),
     "dit-xl-512": _dit(64, 8),

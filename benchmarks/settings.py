@@ -16,7 +16,8 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 STOCHASTIC = ("ddpm",)  # another number of steps draws other noise: samples cannot be compared one by one
 PREDICTORS = ("hold", "delta", "forecast", "damped")
-PRESETS = ("dit-xl-256", "dit-xl-512", "pixart-xl-512", "pixart-xl-1024", "latte-xl-16x256")
+REAL_SIZES = ("dit-xl-256", "dit-xl-512", "pixart-xl-512", "pixart-xl-1024", "latte-xl-16x256")
+PRESETS = (*REAL_SIZES, "dit-digits", "dit-digits-skip", "pixart-shapes", "latte-digits")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -51,9 +52,7 @@ class Settings:
         _threads(self.threads)
         _distinct("--intervals", self.intervals)
         _distinct("--seeds", self.seeds)
-        _distinct("--predictor", self.predictors)
-        for predictor in self.predictors:
-            _one_of("--predictor", predictor, PREDICTORS)
+        _predictors(self.predictors)
         _one_of("--scheduler", self.scheduler, tuple(SCHEDULERS))
         _one_of("--dtype", self.dtype, DTYPES)
         _a_folder("--out", self.out)
@@ -71,6 +70,7 @@ class PresetSettings:
     steps: int = 50
     batch: int | None = None
     intervals: tuple[int, ...] = (2, 3, 4, 5)
+    predictors: tuple[str, ...] = ("damped",)
     keep: tuple[int, int] = (1, 1)
     rounds: int = 5
     device: str = "cpu"
@@ -86,6 +86,7 @@ class PresetSettings:
         _at_least("--keep", min(self.keep), 0, "it counts the units run at each end on a cached step")
         _at_least("--rounds", self.rounds, 1, "in each, every pipeline runs once")
         _distinct("--intervals", self.intervals)
+        _predictors(self.predictors)
         if self.batch is not None:
             _at_least("--batch", self.batch, 1, "leave it out for the preset's own")
         _threads(self.threads)
@@ -122,8 +123,7 @@ class EvidenceSettings:
         _threads(self.threads)
         for option, values in (("--intervals", self.intervals), ("--seeds", self.seeds), ("--model", self.models)):
             _distinct(option, values)
-        for predictor in self.predictors:
-            _one_of("--predictor", predictor, PREDICTORS)
+        _predictors(self.predictors)
         _a_folder("--out", self.out)
 
 
@@ -209,6 +209,13 @@ def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
 def _distinct(option: str, values: tuple[Any, ...]) -> None:
     if len(set(values)) < len(values):
         raise ValueError(f"{option}: expected different values, got {' '.join(map(str, values))}; name each once")
+
+
+def _predictors(predictors: tuple[str, ...]) -> None:
+    _at_least("--predictor", len(predictors), 1, f"name some of {', '.join(PREDICTORS)}")
+    _distinct("--predictor", predictors)
+    for predictor in predictors:
+        _one_of("--predictor", predictor, PREDICTORS)
 
 
 def _threads(threads: int | None) -> None:
