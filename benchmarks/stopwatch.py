@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 import warnings
 from collections.abc import Iterator
@@ -56,6 +57,16 @@ class TimedPipeline(diffusers.DiffusionPipeline):
             x = self.scheduler.step(output[:, : x.shape[1]].float(), t, x).prev_sample
         x.cpu()
         return watch.seconds()
+
+
+@contextmanager
+def garbage_kept() -> Iterator[None]:
+    """As `timeit` has it: a collection takes as long as many steps of a small model, and falls on whichever."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @contextmanager
