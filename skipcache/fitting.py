@@ -126,7 +126,7 @@ class Trial(Watcher):
 
     def _fit_slope(self, aim: _Aim, call: Call, visit: Visit) -> None:
         """Between the outputs without a slope and with all of it, as if the blocks between were linear."""
-        if len(visit.lane.kept) < self.predictor.depth:
+        if len(visit.lane.full_steps) < self.predictor.depth:
             return
         outputs = [self._cached(call, visit, slope) for slope in (0.0, 1.0)]
         flat, sloped = (main_output(output, call) for output in outputs)

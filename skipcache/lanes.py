@@ -7,7 +7,7 @@ second step that it misses; from then on the rest decides, and among equals the 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -30,8 +30,9 @@ class Lane:
     step: int = -1
     sample: Mark | None = None
     full_steps: list[int] = field(default_factory=list)
-    kept: list[Streams] = field(default_factory=list)
+    kept: Sequence[Streams] = ()
     residual: bool = False
+    kind: Hashable = None  # of the features that `kept` was made of
     outputs: list[tuple[int, Tensor]] = field(default_factory=list)
     drift: Drift | None = None  # where the policy reads it
 
@@ -48,11 +49,12 @@ class Lane:
         """Keep what `predictor` needs of a full step: R = D - H, or D where it asks for that or R cannot be formed."""
         residual = predictor.residual and H is not None and _shapes(H) == _shapes(D)
         feature = tuple(d - h for h, d in zip(H, D)) if residual and H is not None else D
-        if residual != self.residual or (self.kept and _shapes(self.kept[0]) != _shapes(feature)):
+        kind = residual, _shapes(feature)
+        if kind != self.kind:
             self.forget()
-        self.residual = residual
+        self.residual, self.kind = residual, kind
         self.full_steps = [step, *self.full_steps][: predictor.depth]
-        self.kept = [feature, *self.kept][: predictor.depth]
+        self.kept = predictor.remember(feature, self.kept, self.full_steps)
         if self.drift is not None:
             self.drift.follow(H, full=True)
 
@@ -71,7 +73,7 @@ class Lane:
         return [x for i, (at, x) in enumerate(self.outputs) if at == step - 1 - i]
 
     def forget(self) -> None:
-        self.full_steps, self.kept = [], []
+        self.full_steps, self.kept = [], ()
         self.drift = None if self.drift is None else Drift()
 
     def misses(self, call: Call, leaves: Iterable[int], by_value: bool = False) -> set[int]:

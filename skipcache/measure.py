@@ -19,8 +19,9 @@ from skipcache.hooks import HookEngine
 from skipcache.override import Override
 from skipcache.placement import Errors
 from skipcache.policy import Interval
-from skipcache.predictor import Forecast, Prediction
+from skipcache.predictor import Forecast, Prediction, remembered
 from skipcache.stack import Stack
+from skipcache.streams import Streams
 from skipcache.trajectory import Trajectory, Visit
 
 KNOTS = (1, 2, 3, 5, 8, 12, 16, 25)  # distances between full steps, and from them, at which errors are measured
@@ -122,6 +123,9 @@ class _Window:
     depth: int
     residual: bool = True
 
+    def remember(self, feature: Streams, kept: Sequence[Streams], full_steps: Sequence[int]) -> Sequence[Streams]:
+        return [feature, *kept][: self.depth]
+
 
 class Measure(Watcher):
     """At each step of an uncached run, cached steps on pairs of steps before it whose distances are `knots`.
@@ -156,7 +160,8 @@ class Measure(Watcher):
             s = visit.step - ahead
             steps = [s] if gap == 0 else [s, s - gap]
             weights = PREDICTOR.weights(visit.step, steps)
-            prediction = Prediction(PREDICTOR, [kept[i] for i in steps], weights, held.residual)
+            left = remembered(PREDICTOR, [kept[i] for i in steps], steps)
+            prediction = Prediction(PREDICTOR, left, weights, held.residual)
             guess = main_output(self.engine.cached(self.plain, call, prediction), call)
             assert guess is not None and truth is not None
             self._sums[gap, ahead, visit.step].append((guess - truth).float().norm() / truth.float().norm())

@@ -1,8 +1,8 @@
 """Predictors: D-hat, the deep feature of a cached step, from the fresh shallow feature H and what full steps left.
 
-A predictor is frozen and pure. `residual` says what a full step leaves behind: D itself, or R = D - H. `depth` says of
-how many full steps. `weights` turns step indices into plain numbers on the host; `predict` does the arithmetic on
-tensors, so that it can be traced and compiled, and costs no more memory than it says.
+A predictor is frozen and pure. `residual` says what a full step leaves behind: D itself, or R = D - H. `remember` makes
+of it, once, what is kept until the next full step. `weights` turns step indices into plain numbers on the host, and
+`predict` does what is left of the arithmetic on every cached step; it can be traced and compiled.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from skipcache.streams import Streams
 
 @runtime_checkable
 class Predictor(Protocol):
-    """What the engines ask of a predictor; bring your own by writing these four."""
+    """What the engines ask of a predictor; bring your own by writing these five, or the other four in a subclass."""
 
     @property
     def residual(self) -> bool:
@@ -27,18 +27,27 @@ class Predictor(Protocol):
 
     @property
     def depth(self) -> int:
-        """The number of full steps that are remembered."""
+        """The number of full steps whose indices are remembered."""
+
+    def remember(self, feature: Streams, kept: Sequence[Streams], full_steps: Sequence[int]) -> Sequence[Streams]:
+        """What is kept from a full step on that left `feature`.
+
+        `kept` is what was kept before, nothing at first; `full_steps` are the remembered indices, that of this step
+        first. Here: the features themselves, the latest first. To keep as many tensors from the first full step on
+        spares the fx engine a graph for each number of them.
+        """
+        return [feature, *kept][: self.depth]
 
     def weights(self, step: int, full_steps: Sequence[int]) -> tuple[float, ...]:
-        """The numbers `predict` needs at `step`; `full_steps` are the remembered ones, the latest first."""
+        """The numbers `predict` needs at `step`: those by which what it adds is multiplied, and no others."""
 
     def predict(self, H: Streams | None, kept: Sequence[Streams], weights: Sequence[float]) -> Streams:
-        """D-hat. `kept` has the features of `full_steps`; H is None where they are D because R cannot be formed."""
+        """D-hat. H is None where `kept` was made of D because R cannot be formed."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """All that a cached step needs beside its arguments. `residual`: what was kept is R = D - H, not D.
+    """All that a cached step needs beside its arguments. `residual`: what is kept was made of R = D - H, not of D.
 
     `observe`, if there, is told the fresh H of the step when it is over, None where it cannot be told apart; a graph
     then hands it out beside the output.
@@ -67,6 +76,9 @@ class Hold:
     residual = False
     depth = 1
 
+    def remember(self, feature: Streams, kept: Sequence[Streams], full_steps: Sequence[int]) -> Sequence[Streams]:
+        return [feature]
+
     def weights(self, step: int, full_steps: Sequence[int]) -> tuple[float, ...]:
         return ()
 
@@ -81,11 +93,14 @@ class Delta:
     residual = True
     depth = 1
 
+    def remember(self, feature: Streams, kept: Sequence[Streams], full_steps: Sequence[int]) -> Sequence[Streams]:
+        return [feature]
+
     def weights(self, step: int, full_steps: Sequence[int]) -> tuple[float, ...]:
         return ()
 
     def predict(self, H: Streams | None, kept: Sequence[Streams], weights: Sequence[float]) -> Streams:
-        return tuple(kept[0]) if H is None else tuple(h + r for h, r in zip(H, kept[0]))
+        return tuple(kept[0]) if H is None else _plus(H, kept[0])
 
 
 @dataclass(frozen=True)
@@ -110,10 +125,16 @@ class Forecast:
     def depth(self) -> int:
         return self.order + 1
 
+    def remember(self, feature: Streams, kept: Sequence[Streams], full_steps: Sequence[int]) -> Sequence[Streams]:
+        """R of the last full step, and differences R_k - R_k+1, the latest first; zero where there are none."""
+        differences = [_minus(feature, kept[0]), *kept[1:]] if kept else []
+        zeros = [tuple(map(torch.zeros_like, feature)) for _ in range(self.order - len(differences))]
+        return [feature, *differences, *zeros][: self.depth]
+
     def weights(self, step: int, full_steps: Sequence[int]) -> tuple[float, ...]:
-        """One number per first difference R_k - R_k+1: Newton's polynomial, its terms gathered by difference."""
+        """One number per first difference: Newton's polynomial, its terms gathered by difference."""
         s = list(full_steps)
-        gathered = [0.0] * (len(s) - 1)
+        gathered = [0.0] * self.order
         for degree in range(1, len(s)):
             reach = 1.0
             for node in s[:degree]:
@@ -123,12 +144,10 @@ class Forecast:
         return tuple(gathered)
 
     def predict(self, H: Streams | None, kept: Sequence[Streams], weights: Sequence[float]) -> Streams:
-        D_hat = []
-        for i, latest in enumerate(kept[0]):
-            x = latest if H is None else H[i] + latest
-            for k, w in enumerate(weights):
-                x = x + (kept[k][i] - kept[k + 1][i]) * w
-            D_hat.append(x)
+        latest, *differences = kept
+        D_hat = latest if H is None else _plus(H, latest)
+        for difference, w in zip(differences, weights):
+            D_hat = tuple(x + d * w for x, d in zip(D_hat, difference))
         return tuple(D_hat)
 
 
@@ -145,20 +164,43 @@ class Damped:
     residual = True
     depth = 3
 
+    def remember(self, feature: Streams, kept: Sequence[Streams], full_steps: Sequence[int]) -> Sequence[Streams]:
+        """R of the last full step, what it came by since the one before, and g: zero where there is none before."""
+        if not kept:
+            came = was_to_come = tuple(map(torch.zeros_like, feature))
+        else:
+            came = _minus(feature, kept[0])
+            s, r, q = (*full_steps, -1)[:3]
+            was_to_come = tuple(x * ((s - r) / (r - q)) for x in kept[1])
+        return [feature, came, tuple(map(_share, came, was_to_come))]
+
     def weights(self, step: int, full_steps: Sequence[int]) -> tuple[float, ...]:
-        """(i - s) / (s - r) and (s - r) / (r - q), as far as there are full steps."""
-        s = [step, *full_steps]
-        return tuple((a - b) / (b - c) for a, b, c in zip(s, s[1:], s[2:]))
+        """(i - s) / (s - r), once there are two full steps."""
+        if len(full_steps) < 2:
+            return (0.0,)
+        s, r = full_steps[:2]
+        return ((step - s) / (s - r),)
 
     def predict(self, H: Streams | None, kept: Sequence[Streams], weights: Sequence[float]) -> Streams:
-        D_hat = []
-        for i, latest in enumerate(kept[0]):
-            x = latest if H is None else H[i] + latest
-            if len(weights) > 1:
-                came, was_to_come = latest - kept[1][i], (kept[1][i] - kept[2][i]) * weights[1]
-                x = x + came * (_share(came, was_to_come) * weights[0]).to(came.dtype)
-            D_hat.append(x)
-        return tuple(D_hat)
+        latest, came, share = kept
+        D_hat = latest if H is None else _plus(H, latest)
+        return tuple(x + c * (g * weights[0]).to(c.dtype) for x, c, g in zip(D_hat, came, share))
+
+
+def remembered(predictor: Predictor, features: Sequence[Streams], full_steps: Sequence[int]) -> Sequence[Streams]:
+    """What `predictor` keeps once full steps have left `features`; both are given with the latest first."""
+    kept: Sequence[Streams] = []
+    for i in reversed(range(len(full_steps))):
+        kept = predictor.remember(features[i], kept, full_steps[i:][: predictor.depth])
+    return kept
+
+
+def _plus(these: Streams, those: Streams) -> Streams:
+    return tuple(a + b for a, b in zip(these, those))
+
+
+def _minus(these: Streams, those: Streams) -> Streams:
+    return tuple(a - b for a, b in zip(these, those))
 
 
 def _share(y: Tensor, x: Tensor) -> Tensor:

@@ -116,14 +116,13 @@ class Programs:
 
     def saved(self, prediction: Prediction) -> int:
         """How many blocks the cached step's program does not run."""
-        return len(self.layout.stack.blocks) - self.cached_program(*self._padded(prediction)).blocks
+        return len(self.layout.stack.blocks) - self.cached_program(prediction).blocks
 
     def cached(self, args: Any, kwargs: Any, prediction: Prediction, eager: bool = False) -> Any:
         """The model's output from head, tail and the predicted deep feature."""
-        _, kept, weights = self._padded(prediction)
-        program = self.cached_program(prediction, kept, weights)
-        inputs = [x for streams in kept for x in streams]
-        factors = [torch.tensor(w, dtype=torch.float64) for w in weights]
+        program = self.cached_program(prediction)
+        inputs = [x for streams in prediction.kept for x in streams]
+        factors = [torch.tensor(w, dtype=torch.float64) for w in prediction.weights]
         given = (*_tensors(args, kwargs), *self.full_program.constants)
         output = self._own(program(self.layout.model, *given, *inputs, *factors, eager=eager))
         if prediction.observe is not None:
@@ -131,32 +130,21 @@ class Programs:
             prediction.saw(H)
         return pytree.tree_unflatten(list(output), self.nesting)
 
-    def _padded(self, prediction: Prediction) -> tuple[Prediction, Sequence[Streams], tuple[float, ...]]:
-        """What was kept and the weights, in the form that the compiled program is made for."""
-        kept, weights = prediction.kept, tuple(prediction.weights)
-        if self.compile is not False and len(kept) < prediction.predictor.depth:
-            # One program for the first cached steps too: a difference of a feature and itself, times zero. Copies,
-            # since an argument that is given twice is compiled for anew.
-            missing = prediction.predictor.depth - len(kept)
-            kept = [*kept, *(tuple(x.clone() for x in kept[-1]) for _ in range(missing))]
-            weights = (*weights, *[0.0] * (len(kept) - 1 - len(weights)))
-        return prediction, kept, weights
-
-    def cached_program(self, prediction: Prediction, kept: Sequence[Streams], weights: Sequence[float]) -> Program:
-        specs = tuple(tuple(map(Spec.of, streams)) for streams in kept)
-        key = (prediction.predictor, prediction.residual, prediction.observe is not None, len(weights), specs)
+    def cached_program(self, prediction: Prediction) -> Program:
+        specs = tuple(tuple(map(Spec.of, streams)) for streams in prediction.kept)
+        observed, weights = prediction.observe is not None, len(prediction.weights)
+        key = (prediction.predictor, prediction.residual, observed, weights, specs)
         with self._lock:  # two threads must not trace with one FakeTensorMode
             if key not in self.cached_programs:
-                self.cached_programs[key] = self._cut(prediction, kept, len(weights))
+                self.cached_programs[key] = self._cut(prediction, specs)
             return self.cached_programs[key]
 
-    def _cut(self, prediction: Prediction, kept: Sequence[Streams], weights: int) -> Program:
+    def _cut(self, prediction: Prediction, specs: Sequence[Sequence[Spec]]) -> Program:
         predictor, residual = prediction.predictor, prediction.residual
 
         def predict(H: Streams | None, kept: Sequence[Streams], weights: Sequence[Any]) -> Streams:
             return predictor.predict(H if residual else None, kept, weights)
 
-        specs = [[Spec.of(x) for x in streams] for streams in kept]
         with torch.inference_mode(False), torch.no_grad():
             graph, extra = cut_graph(
                 self.trace.graph,
@@ -165,7 +153,7 @@ class Programs:
                 self.layout,
                 predict,
                 specs,
-                weights,
+                len(prediction.weights),
                 observed=prediction.observe is not None,
             )
         return Program.of(graph, extra, self.layout.stack, self.compile)

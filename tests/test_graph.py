@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 import skipcache
 from skipcache import Damped, Forecast, Hold
+from skipcache.predictor import remembered
 from tests.originals import OriginalDiT
 from tests.sampling import build, equal, inputs, sample, state
 from tests.zoo import randomise
@@ -358,8 +359,8 @@ def test_a_weight_is_the_same_as_a_tensor(dtype):
     torch.manual_seed(0)
     H, R, older = ((torch.randn(4, 5).to(dtype),) for _ in range(3))
     for predictor in (Forecast(1), Forecast(2), Damped()):
-        kept = [R, older, H][: predictor.depth]
-        weights = predictor.weights(7, (5, 2, 1)[: predictor.depth])
+        steps = (5, 2, 1)[: predictor.depth]
+        kept, weights = remembered(predictor, [R, older, H], steps), predictor.weights(7, steps)
         tensors = [torch.tensor(w, dtype=torch.float64) for w in weights]
         assert torch.equal(predictor.predict(H, kept, weights)[0], predictor.predict(H, kept, tensors)[0])
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from skipcache import Damped, Delta, Forecast, Hold
-from skipcache.predictor import Prediction, Predictor
+from skipcache.predictor import Prediction, Predictor, remembered
 
 
 def features(number, streams=1, seed=0, dtype=torch.float32):
@@ -12,8 +12,10 @@ def features(number, streams=1, seed=0, dtype=torch.float32):
     return [tuple(torch.randn(2, 3, generator=generator, dtype=dtype) for _ in range(streams)) for _ in range(number)]
 
 
-def predict(predictor, step, full_steps, kept, H):
-    return predictor.predict(H, kept, predictor.weights(step, full_steps))
+def predict(predictor, step, full_steps, left, H):
+    """What comes of the features that full steps left, the latest first."""
+    kept = remembered(predictor, left, full_steps)
+    return predictor.predict(H, kept, predictor.weights(step, full_steps[: predictor.depth]))
 
 
 def test_hold_hands_out_the_last_feature_itself():
@@ -118,7 +120,7 @@ def test_damped_takes_each_row_by_itself_and_is_delta_where_little_is_known():
         assert torch.equal(got, H[0] + R_s[0])
     (still,) = predict(Damped(), 7, [5, 2, 0], [R_s, R_r, R_r], H)
     assert torch.equal(still, H[0] + R_s[0])
-    (without,) = Damped().predict(None, [R_s, R_r, R_q], Damped().weights(7, [5, 2, 0]))
+    (without,) = predict(Damped(), 7, [5, 2, 0], [R_s, R_r, R_q], None)
     torch.testing.assert_close(without, whole - H[0])
     bf16 = [tuple(x.bfloat16() for x in R) for R in (R_s, R_r, R_q, H)]
     assert predict(Damped(), 7, [5, 2, 0], bf16[:3], bf16[3])[0].dtype == torch.bfloat16
@@ -127,8 +129,8 @@ def test_damped_takes_each_row_by_itself_and_is_delta_where_little_is_known():
 @pytest.mark.parametrize("predictor", [Hold(), Delta(), Forecast(1), Forecast(2), Damped()])
 def test_where_no_update_could_be_formed_the_feature_itself_is_followed(predictor):
     """H is None: what was kept is D."""
-    kept = [(torch.full((2,), float(1 + 2 * s)),) for s in (4, 2, 0)][: predictor.depth]
     full_steps = [4, 2, 0][: predictor.depth]
+    kept = remembered(predictor, [(torch.full((2,), float(1 + 2 * s)),) for s in full_steps], full_steps)
     (got,) = Prediction(predictor, kept, predictor.weights(5, full_steps), residual=False)((torch.ones(2),))
     assert torch.equal(got, torch.full((2,), 11.0 if isinstance(predictor, (Forecast, Damped)) else 9.0))
 
@@ -139,6 +141,27 @@ def test_predicting_changes_nothing_that_is_kept(predictor):
     before = [x.clone() for feature in (H, *kept) for x in feature]
     predict(predictor, 9, list(range(8, 8 - predictor.depth, -1)), kept, H)
     assert all(torch.equal(x, y) for x, y in zip(before, [x for feature in (H, *kept) for x in feature]))
+
+
+@pytest.mark.parametrize("predictor", [Forecast(1), Forecast(3), Damped()])
+def test_a_slope_multiplies_all_that_is_added_to_the_last_feature(predictor):
+    """A calibration fits it between a run without and a run with all of it, as if what lies between were linear."""
+    H, *left = features(4)
+    steps = [5, 2, 0][: predictor.depth]
+    kept, weights = remembered(predictor, left, steps), predictor.weights(7, steps)
+    flat, half, whole = (predictor.predict(H, kept, [w * slope for w in weights])[0] for slope in (0.0, 0.5, 1.0))
+    assert torch.equal(flat, H[0] + left[0][0]) and not torch.equal(flat, whole)
+    torch.testing.assert_close(half, (flat + whole) / 2)
+
+
+@pytest.mark.parametrize("predictor", [Hold(), Delta(), Forecast(1), Forecast(3), Damped()])
+def test_as_much_is_kept_from_the_first_full_step_on(predictor):
+    """One graph serves all cached steps then."""
+    left = features(5)
+    for known in range(2, 6):
+        kept, first = (remembered(predictor, left[-n:], list(range(n, 0, -1))) for n in (known, 1))
+        assert [[x.shape for x in streams] for streams in kept] == [[x.shape for x in streams] for streams in first]
+        assert len(predictor.weights(9, list(range(known, 0, -1))[: predictor.depth])) == len(predictor.weights(9, [1]))
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
@@ -165,7 +188,7 @@ def test_forecast_says_what_is_wrong(order, error, message):
 
 
 def test_all_are_predictors_and_compare_by_value():
-    for predictor in (Hold(), Delta(), Forecast(2)):
+    for predictor in (Hold(), Delta(), Forecast(2), Damped()):
         assert isinstance(predictor, Predictor)
     assert Forecast(2) == Forecast(2) != Forecast(3)
     assert Hold() == Hold() != Delta()
