@@ -1,4 +1,4 @@
-"""What `skipcache bench --preset` found, as rows, a table and the name of a result file."""
+"""What `skipcache bench --preset` found: rows, the name of their file, and tables for the terminal and for the docs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from rich.table import Table
 
 from skipcache.benchmarks.settings import PresetSettings
-from skipcache.benchmarks.table import new_table
+from skipcache.benchmarks.table import markdown, new_table
+from skipcache.benchmarks.variants import label_of
 
 
 @dataclass(frozen=True)
@@ -106,3 +107,37 @@ def _cuda_cells(row: PresetRow) -> list[str]:
 
 def _cell(value: float | None, form: str, unit: int = 1) -> str:
     return "-" if value is None else form.format(value / unit)
+
+
+def engines(results: Sequence[Mapping[str, Any]]) -> str:
+    """One row for each run, predictor and interval: what steps cost with hooks and with fx, side by side."""
+    heads = [
+        "",
+        "on a cached step",
+        "speedup, hooks / fx",
+        "ideal",
+        "full step",
+        "cached step",
+        "hooks' cached step over fx's",
+    ]
+    lines = []
+    for result in results:
+        rows = [PresetRow(**row) for row in result["rows"]]
+        for hooks, fx in zip(rows[::2], rows[1::2]):
+            lines.append(
+                [
+                    f"{result['settings']['preset']}, {result['device']['name']}",
+                    f"{label_of(fx.predictor)}, {_units(result['settings']['keep'])}; interval {fx.interval}",
+                    f"{hooks.speedup:.2f}x / {fx.speedup:.2f}x",
+                    f"{_cell(hooks.ideal, '{:.2f}x')} / {_cell(fx.ideal, '{:.2f}x')}",
+                    f"{hooks.full_step:.2f} / {fx.full_step:.2f}",
+                    f"{hooks.cached_step:.3f} / {fx.cached_step:.3f}",
+                    f"{median(fx.over_hooks):.2f} ({min(fx.over_hooks):.2f} to {max(fx.over_hooks):.2f})",
+                ]
+            )
+    return markdown(heads, lines) if lines else "\n"
+
+
+def _units(keep: Sequence[int]) -> str:
+    head, tail = keep
+    return f"keep={head}" if head == tail else f"keep=({head}, {tail})"

@@ -1,7 +1,8 @@
 """`skipcache publish`: the docs' tables out of result files, between markers, so that no figure is copied by hand.
 
 `<!-- table: NAME -->` and `<!-- end -->` stand around each table in README.md and docs/evidence.md; what is between
-them is written anew. The results of `skipcache bench --peers` are kept as docs/results/peers-MODEL-SCHEDULER.json.
+them is written anew. The results of `skipcache bench --peers` are kept as docs/results/peers-MODEL-SCHEDULER.json, and
+those of `skipcache bench --preset` as benchmarks/results/DEVICE-PRESET.json.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Any
 
 from skipcache.benchmarks.peers.rows import Row
 from skipcache.benchmarks.peers.table import COLUMNS, by_target, cells, failed
+from skipcache.benchmarks.preset_table import engines
 from skipcache.benchmarks.settings import SCHEDULERS
+from skipcache.benchmarks.table import markdown
 
 DOCS = ("README.md", "docs/evidence.md")
 MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -38,10 +41,9 @@ def publish(runs: Sequence[Path], root: Path) -> list[Path]:
     if not all((root / name).is_file() for name in DOCS):
         raise ValueError(f"--root: expected a checkout with {' and '.join(DOCS)}, got {root}; name its folder")
     written = [path for run in runs for path in _take_in(run, root)]
-    results = read_results(root)
     for name in DOCS:
         text = (root / name).read_text()
-        filled = fill(text, results)
+        filled = fill(text, root)
         if filled != text:
             (root / name).write_text(filled)
             written.append(root / name)
@@ -69,14 +71,20 @@ def read_results(root: Path) -> list[Result]:
     return sorted(found, key=lambda r: (r["settings"]["model"], order.index(r["settings"]["scheduler"])))
 
 
-def fill(text: str, results: Sequence[Result]) -> str:
+def read_engines(root: Path) -> list[Result]:
+    """Of the presets, by the names of their files."""
+    return [json.loads(path.read_text()) for path in sorted((root / "benchmarks" / "results").glob("*.json"))]
+
+
+def fill(text: str, root: Path) -> str:
     """`text` with every marked table written anew; raises ValueError for a table that nothing makes."""
 
     def table(match: re.Match[str]) -> str:
         start, name, end = match.groups()
         if name not in TABLES:
             raise ValueError(f"table: expected one of {', '.join(TABLES)}, got {name!r}; correct the marker")
-        return f"{start}{TABLES[name](results)}{end}"
+        read, write = TABLES[name]
+        return f"{start}{write(read(root))}{end}"
 
     return MARKED.sub(table, text)
 
@@ -182,14 +190,9 @@ def rows_of(result: Result) -> list[Row]:
     return [Row(**row) for row in result["rows"]]
 
 
-def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table with a blank line after it."""
-    rule = ["---", *(["---:"] * (len(heads) - 1))]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, rule, *lines)) + "\n"
-
-
-TABLES: dict[str, Callable[[Sequence[Result]], str]] = {
-    "peers": headline,
-    "peers-summary": summary,
-    "peers-full": full,
+TABLES: dict[str, tuple[Callable[[Path], list[Result]], Callable[[Sequence[Result]], str]]] = {
+    "peers": (read_results, headline),
+    "peers-summary": (read_results, summary),
+    "peers-full": (read_results, full),
+    "engines": (read_engines, engines),
 }

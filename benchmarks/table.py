@@ -78,3 +78,9 @@ def _full_table(rows: Sequence[Row]) -> Table:
         if row.interval is not None and row.interval > 1 and row is first:
             table.add_row(str(row.interval), " ".join(map(str, row.full_at)))
     return table
+
+
+def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table with a blank line after it."""
+    rule = ["---", *(["---:"] * (len(heads) - 1))]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, rule, *lines)) + "\n"

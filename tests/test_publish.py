@@ -2,13 +2,14 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
 
 from skipcache.benchmarks.cli import main
 from skipcache.benchmarks.peers.rows import Row
+from skipcache.benchmarks.preset_table import PresetRow, engines
 from skipcache.benchmarks.publish import DOCS, HEADLINE, fill, full, headline, publish, read_results, summary
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +32,7 @@ def result(model="dit-digits", scheduler="ddim"):
 def test_the_docs_tables_are_those_of_the_result_files(name):
     text = (ROOT / name).read_text()
     assert "<!-- table:" in text
-    assert fill(text, read_results(ROOT)) == text, "run `skipcache publish`"
+    assert fill(text, ROOT) == text, "run `skipcache publish`"
 
 
 def test_pictures_of_the_docs_are_there():
@@ -70,6 +71,23 @@ def test_the_full_table():
     assert "- PAB: attention alone." in text and "- SCM does not run: `ValueError: not supported`." in text
 
 
+def test_the_engines():
+    """Hooks and fx of one setting in a row; the others of a run below it."""
+    rows = []
+    for predictor in ("damped", "hold"):
+        for engine, cached, over in (("hooks", 0.4, (1.0, 1.0)), ("fx", 0.2, (1.5, 2.5, 2.0))):
+            numbers = {f.name: 1.0 for f in fields(PresetRow)}
+            said = {"predictor": predictor, "interval": 3, "engine": engine, "cached_step": cached, "over_hooks": over}
+            rows.append({**numbers, **said, "speedup": 2.0 if engine == "fx" else 1.6, "ideal": 2.2})
+    found = {"settings": {"preset": "latte-digits", "keep": [0, 1]}, "device": {"name": "a cpu"}, "rows": rows}
+    head, _, *lines = engines([found]).strip().splitlines()
+    assert head.endswith("| hooks' cached step over fx's |") and len(lines) == 2
+    cells = "| latte-digits, a cpu | Damped, keep=(0, 1); interval 3 | 1.60x / 2.00x | 2.20x / 2.20x |"
+    assert lines[0] == f"{cells} 1.00 / 1.00 | 0.400 / 0.200 | 2.00 (1.50 to 2.50) |"
+    assert "| Hold, keep=(0, 1); interval 3 |" in lines[1]
+    assert engines([]) == "\n"
+
+
 @pytest.fixture
 def checkout(tmp_path):
     (tmp_path / "docs").mkdir()
@@ -97,7 +115,7 @@ def test_publish_is_idempotent(checkout, capsys):
 def test_what_publish_refuses(checkout, capsys):
     with pytest.raises(ValueError, match="expected peers"):
         publish([checkout / "docs"], checkout)
-    with pytest.raises(ValueError, match="expected one of peers, peers-summary, peers-full, got 'speed'"):
-        fill("<!-- table: speed -->\n<!-- end -->", [])
+    with pytest.raises(ValueError, match="expected one of peers, peers-summary, peers-full, engines, got 'speed'"):
+        fill("<!-- table: speed -->\n<!-- end -->", checkout)
     assert main(["publish", "--root", str(checkout / "run")]) == 2
     assert "--root: expected a checkout with README.md" in capsys.readouterr().err
