@@ -7,7 +7,9 @@ from itertools import accumulate, pairwise
 
 from skipcache.policy import NEAR, Step
 
-POWER, LEAST = 1.5, 10  # of the `Spread` that `accelerate(speedup=)` takes
+LEAST = 10  # full steps of the `Spread` that `accelerate(speedup=)` takes
+SHORT = 30  # steps of a run: in few steps, each of which is longer, features move early in a run as well
+SHORT_POWER, POWER = 1.25, 1.5
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,13 @@ class Spread:
 
     Attributes:
         share: of the steps that run all blocks, 0 < share <= 1. Lowering it caches more.
-        power: 1 is even. Raising it moves full steps to the end.
+        power: 1 is even. Raising it moves full steps to the end. None: 1.25 in runs of at most 30 steps, else 1.5.
         steps: of a run, for a loop without a scheduler that tells.
         least: full steps in a run at least, or half of its steps where that is fewer.
     """
 
     share: float
-    power: float = 1.75
+    power: float | None = None
     steps: int | None = None
     least: int = 2
 
@@ -47,15 +49,15 @@ class Spread:
                 f"speedup: expected less than {depth / kept:.3g}, got {speedup}: a cached step runs {kept} of {depth} "
                 f"units; ask for less, or keep less"
             )
-        return cls((1 / speedup - kept / depth) / (1 - kept / depth), power=POWER, least=LEAST)
+        return cls((1 / speedup - kept / depth) / (1 - kept / depth), least=LEAST)
 
     def __post_init__(self) -> None:
-        for name in ("share", "power"):
-            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), (int, float)):
-                raise TypeError(f"Spread: expected a number for {name}, got {getattr(self, name)!r}")
+        for name, number in (("share", self.share), ("power", POWER if self.power is None else self.power)):
+            if isinstance(number, bool) or not isinstance(number, (int, float)):
+                raise TypeError(f"Spread: expected a number for {name}, got {number!r}")
         if not 0 < self.share <= 1:
             raise ValueError(f"Spread: expected 0 < share <= 1, got {self.share}; 1 runs all blocks on every step")
-        if not 1 <= self.power <= 4:
+        if self.power is not None and not 1 <= self.power <= 4:
             raise ValueError(f"Spread: expected 1 <= power <= 4, got {self.power}; 1 is even")
         if self.steps is not None and (isinstance(self.steps, bool) or not isinstance(self.steps, int)):
             raise TypeError(f"Spread: expected an int or None for steps, got {self.steps!r}")
@@ -81,7 +83,9 @@ class Spread:
     def places(self, count: int) -> tuple[int, ...]:
         """The full steps of a run of `count` steps."""
         k = min(count, max(2, min(self.least, (count + 1) // 2), self._asked(count)))
-        return tuple(accumulate(_gaps(count - 1, k - 1, self.power), initial=0))
+        usual = SHORT_POWER if count <= SHORT else POWER
+        power = usual if self.power is None else self.power
+        return tuple(accumulate(_gaps(count - 1, k - 1, power), initial=0))
 
     def note(self, step: Step) -> str | None:
         """Where more steps are full than asked for."""

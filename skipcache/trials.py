@@ -21,7 +21,7 @@ from skipcache.placed import Placed
 from skipcache.placement import place
 from skipcache.predictor import Damped, Forecast
 from skipcache.sampler import Sampler
-from skipcache.spread import POWER, Spread
+from skipcache.spread import SHORT, SHORT_POWER, Spread
 from skipcache.verify import quietly
 
 STRETCH = 3  # the longest distance that is tried, over the mean one
@@ -29,6 +29,7 @@ USUAL_STEPS = 50  # of a run, where no scheduler tells before it has ended
 USUAL_DISTANCE = 4  # between full steps, where the goal does not tell
 LEARNING = 4  # the interval of the run on which the sampler is learned
 POWERS = (2.0, 2.5)  # of `Spread`, whose placements rest on no measurement
+POWERS_IN_SHORT = (SHORT_POWER, 2.5)  # in few steps one of them nearer to even
 DAMPED = "damped"  # the way of `accelerate(speedup=)`, without corrections
 
 Goal = tuple[str, float]  # "speedup", "full_steps" or "max_error", and how much of it
@@ -123,11 +124,12 @@ class Search:
     def _nearest(self, engine: HookEngine, count: int) -> Tried:
         """By the best of the ways to place: found by trial with the units of the first engine, then kept."""
         share = count / self.steps
-        ways = {str(power): Spread(share, power).places(self.steps) for power in POWERS}
+        powers = POWERS_IN_SHORT if self.steps <= SHORT else POWERS
+        ways = {str(power): Spread(share, power).places(self.steps) for power in powers}
         measured = self._placements().get(count)
         ways |= {"measured": measured} if measured is not None else {}
         distinct = {places: way for way, places in ways.items()}
-        ways[DAMPED] = Spread(share, POWER).places(self.steps)
+        ways[DAMPED] = Spread(share).places(self.steps)
         tried = [self._way] if self._way in ways else [*distinct.values(), DAMPED]
         trials = {
             way: self._bare(engine, ways[way], Damped()) if way == DAMPED else self._fitted(engine, ways[way])

@@ -126,7 +126,7 @@ def test_a_speedup_is_reached_by_a_pipeline(keep):
         report = skipcache.report(pipe)
         evaluated = report.blocks_run, report.blocks_run + report.blocks_saved
         share = {1: 1 / 3, (1, 0): 5 / 9, 0: 2 / 3}[keep]  # of the steps, on a stack of four units
-        assert report.full_at == Spread(share, power=1.5, least=10).places(20)
+        assert report.full_at == Spread(share, least=10).places(20)
     if keep == 1:
         assert evaluated == (60, 80)
         (said,) = report.reasons
@@ -158,7 +158,7 @@ def test_two_denoisers_of_one_run_share_one_schedule():
     first, second = skipcache.report(pipe).values()
     count = first.full_steps + first.cached_steps
     assert count + second.full_steps + second.cached_steps == 12
-    whole = Spread(2 / 3, power=1.5).places(12)
+    whole = Spread(2 / 3).places(12)
     assert first.full_at == tuple(p for p in whole if p < count)
     assert second.full_at == tuple(sorted({0, *(p - count for p in whole if p >= count)}))
     assert 1 < count < 11

@@ -214,11 +214,17 @@ def spread(policy, count=None, positions=None, steps=None):
 
 
 def test_spread_is_sparse_early_and_dense_late():
-    assert spread(Spread(0.2), 50) == [0, 9, 17, 24, 31, 37, 42, 46, 48, 49]
-    assert spread(Spread(0.6), 20) == [0, 3, 6, 8, 10, 12, 14, 15, 16, 17, 18, 19]
-    gaps = [b - a for a, b in pairwise(Spread(0.1).places(1000))]
+    assert spread(Spread(0.2, power=1.75), 50) == [0, 9, 17, 24, 31, 37, 42, 46, 48, 49]
+    assert spread(Spread(0.6, power=1.75), 20) == [0, 3, 6, 8, 10, 12, 14, 15, 16, 17, 18, 19]
+    gaps = [b - a for a, b in pairwise(Spread(0.1, power=1.75).places(1000))]
     assert gaps[:2] == [18, 17] and gaps[-3:] == [1, 1, 1]
     assert sum(gaps) == 999 and all(b <= a for a, b in pairwise(gaps)), "they never rise"
+
+
+def test_spread_is_nearer_to_even_in_a_short_run():
+    for count, power in ((20, 1.25), (30, 1.25), (31, 1.5), (50, 1.5), (1000, 1.5)):
+        assert Spread(0.3).places(count) == Spread(0.3, power=power).places(count)
+    assert Spread(0.5).places(20) == (0, 3, 6, 8, 10, 12, 14, 16, 18, 19)
 
 
 @pytest.mark.parametrize("power", [1, 1.75, 4])
@@ -282,7 +288,7 @@ def test_spread_reaches_the_speedup_and_no_more_than_a_step_beyond(speedup, kept
         (lambda: Spread(True), TypeError, "a number for share, got True"),
         (lambda: Spread(0), ValueError, "0 < share <= 1, got 0"),
         (lambda: Spread(1.1), ValueError, "0 < share <= 1, got 1.1"),
-        (lambda: Spread(0.2, power=None), TypeError, "a number for power"),
+        (lambda: Spread(0.2, power="1"), TypeError, "a number for power, got '1'"),
         (lambda: Spread(0.2, power=0.7), ValueError, "1 <= power <= 4, got 0.7"),
         (lambda: Spread(0.2, steps=2.5), TypeError, "an int or None for steps, got 2.5"),
         (lambda: Spread(0.2, steps=0), ValueError, "steps >= 1, got 0"),
