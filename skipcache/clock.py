@@ -10,6 +10,8 @@ from torch import Tensor
 
 from skipcache.call import Call, Mark, on_host
 
+NOISY = ("DDPM", "Ancestral", "SDE")  # in the names of diffusers' schedulers
+
 
 def timestep_values(timestep: Tensor | float) -> tuple[float, ...]:
     """The values of a timestep argument, one where all are equal. On a device this synchronises."""
@@ -23,6 +25,12 @@ def direction(before: tuple[float, ...], after: tuple[float, ...]) -> int:
     """-1 where timesteps fall, +1 where they rise, 0 where they do neither; vectors are compared by their means."""
     change = sum(after) * len(before) - sum(before) * len(after)
     return (change > 0) - (change < 0)
+
+
+def is_noisy(scheduler: Any) -> bool:
+    """It draws noise on each step, as its class and settings tell it. (DDIM's eta is an argument of its steps.)"""
+    algorithm = str(getattr(getattr(scheduler, "config", None), "algorithm_type", None))
+    return any(kind in type(scheduler).__name__ for kind in NOISY) or algorithm.startswith("sde-")
 
 
 @dataclass(eq=False)

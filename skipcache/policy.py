@@ -16,9 +16,10 @@ class Step:
     for all; `before` those of the step before, None at the first. `direction` gives -1 where timesteps fall, +1 where
     they rise, 0 while it is not known. `count` is how many steps the run has and `position` which of them this is,
     where a scheduler tells: a run that begins in the middle of the scheduler's timesteps has index 0 there; `scheduler`
-    is its class. `on_host`: to read the timesteps synchronises with no device. `since` is how many steps after the last
-    full one this is. `drift` gives how far H has moved since then, in relative change summed over steps, as
-    `drift.Drift` estimates it; it is kept only for policies that have `reads_drift`.
+    is its class, and `noisy` that it draws noise on each step. `on_host`: to read the timesteps synchronises with no
+    device. `since` is how many steps after the last full one this is. `drift` gives how far H has moved since then, in
+    relative change summed over steps, as `drift.Drift` estimates it; it is kept only for policies that have
+    `reads_drift`.
     """
 
     index: int
@@ -28,6 +29,7 @@ class Step:
     count: int | None = None
     position: int | None = None
     scheduler: str | None = None
+    noisy: bool = False
     on_host: bool = True
     since: int = 1
     drift: Callable[[], float] = lambda: math.inf

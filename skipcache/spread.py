@@ -10,6 +10,7 @@ from skipcache.policy import NEAR, Step
 LEAST = 10  # full steps of the `Spread` that `accelerate(speedup=)` takes
 SHORT = 30  # steps of a run: in few steps, each of which is longer, features move early in a run as well
 SHORT_POWER, POWER = 1.25, 1.5
+NOISY_POWER = 2.0  # where each step draws noise, what was wrong early in a run is forgiven
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Spread:
 
     Attributes:
         share: of the steps that run all blocks, 0 < share <= 1. Lowering it caches more.
-        power: 1 is even. Raising it moves full steps to the end. None: 1.25 in runs of at most 30 steps, else 1.5.
+        power: 1 is even. Raising it moves full steps to the end. None: 2 where the scheduler draws noise on each step
+            (DDPM, ancestral ones), else 1.25 in runs of at most 30 steps, and 1.5 in longer ones.
         steps: of a run, for a loop without a scheduler that tells.
         least: full steps in a run at least, or half of its steps where that is fewer.
     """
@@ -78,12 +80,12 @@ class Spread:
         if count is None:
             return int(step.index * self.share + NEAR) > int((step.index - 1) * self.share + NEAR)
         at = step.index if step.position is None else step.position
-        return at in self.places(count) or at >= count
+        return at in self.places(count, step.noisy) or at >= count
 
-    def places(self, count: int) -> tuple[int, ...]:
-        """The full steps of a run of `count` steps."""
+    def places(self, count: int, noisy: bool = False) -> tuple[int, ...]:
+        """The full steps of a run of `count` steps, each of which draws noise if it is `noisy`."""
         k = min(count, max(2, min(self.least, (count + 1) // 2), self._asked(count)))
-        usual = SHORT_POWER if count <= SHORT else POWER
+        usual = NOISY_POWER if noisy else SHORT_POWER if count <= SHORT else POWER
         power = usual if self.power is None else self.power
         return tuple(accumulate(_gaps(count - 1, k - 1, power), initial=0))
 

@@ -57,13 +57,13 @@ MAY_IMPORT = {
     "placement": set(),
     "measure": {
         "call", "clock", "correction", "flops", "hooks", "override", "placement", "policy", "predictor", "stack",
-        "trajectory",
+        "streams", "trajectory",
     },
     "sampler": {"measure"},
     "fitting": {"call", "correction", "hooks", "measure", "placed", "predictor", "sampler", "trajectory"},
     "calibration": {"correction", "placed", "predictor"},
     "trials": {
-        "calibration", "call", "correction", "fitting", "flops", "hooks", "measure", "placed", "placement",
+        "calibration", "call", "clock", "correction", "fitting", "flops", "hooks", "measure", "placed", "placement",
         "predictor", "sampler", "spread", "verify",
     },
     "search": {"branches", "calibration", "hooks", "override", "plan", "stack", "target", "trials"},

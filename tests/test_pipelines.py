@@ -20,7 +20,7 @@ from diffusers import (
 )
 
 import skipcache
-from skipcache import Forecast, Hold, Interval
+from skipcache import Forecast, Hold, Interval, Spread
 from tests import pipelines
 from tests.pipelines import randn
 
@@ -269,6 +269,30 @@ def test_the_step_is_the_position_in_the_scheduler(kind):
 
     plain.transformer.transformer_blocks[-2].register_forward_hook(hold)
     assert torch.equal(run(plain), first)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "noisy"),
+    [
+        (DDIMScheduler(), False),
+        (DPMSolverMultistepScheduler(), False),
+        (DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++"), True),
+        (DDPMScheduler(), True),
+        (EulerAncestralDiscreteScheduler(), True),
+        (KDPM2AncestralDiscreteScheduler(), True),
+    ],
+    ids=lambda x: type(x).__name__ if not isinstance(x, bool) else "",
+)
+def test_a_speedup_leans_to_the_end_where_the_scheduler_draws_noise(scheduler, noisy):
+    make, run = PIPELINES["pixart_sigma"]
+    pipe = make()
+    pipe.scheduler = scheduler
+    skipcache.accelerate(pipe, speedup=1.5)
+    run(pipe, steps=20)
+    report = skipcache.report(pipe)
+    count = report.full_steps + report.cached_steps
+    places = [Spread(2 / 3, power=2.0 if draws else 1.25).places(count) for draws in (False, True)]
+    assert places[0] != places[1] and report.full_at == places[noisy]
 
 
 @pytest.mark.parametrize("cls", [FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler])

@@ -227,6 +227,12 @@ def test_spread_is_nearer_to_even_in_a_short_run():
     assert Spread(0.5).places(20) == (0, 3, 6, 8, 10, 12, 14, 16, 18, 19)
 
 
+def test_spread_leans_to_the_end_where_steps_draw_noise():
+    for count in (20, 50):
+        assert Spread(0.3).places(count, noisy=True) == Spread(0.3, power=2).places(count) != Spread(0.3).places(count)
+        assert Spread(0.3, power=1.5).places(count, noisy=True) == Spread(0.3, power=1.5).places(count)
+
+
 @pytest.mark.parametrize("power", [1, 1.75, 4])
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.2, 0.345, 0.5, 0.9, 0.99, 1])
 def test_spread_has_its_share_whatever_the_count(share, power):
