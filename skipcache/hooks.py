@@ -25,6 +25,7 @@ from skipcache.verify import quietly, same_output
 from skipcache.wiring import Outlet, Wiring
 
 MAX_SIGNATURES = 16
+LOST = "the model has lost blocks since; call skipcache.restore, and accelerate it anew"
 
 Features = tuple[Streams | None, Streams]
 
@@ -50,7 +51,7 @@ class HookEngine:
         self.model, self.stack, self.plan = model, stack, plan
         sizes = [len(unit) for unit in stack.units]
         self.deep = range(sum(sizes[: plan.head]), sum(sizes[: plan.depth - plan.tail]))
-        self.blocks = [BlockForward(self, i, model.get_submodule(path)) for i, path in enumerate(stack.blocks)]
+        self.blocks = self._overrides()
         self.attached = False
         self.forget()
 
@@ -80,6 +81,25 @@ class HookEngine:
             for block in self.blocks:
                 block.take_off()
 
+    def _overrides(self) -> list[BlockForward]:
+        return [BlockForward(self, i, self.model.get_submodule(path)) for i, path in enumerate(self.stack.blocks)]
+
+    def _follow(self) -> None:
+        """Blocks that were replaced since get overrides of their own, and what the old ones showed is forgotten."""
+        places = [path.rpartition(".")[::2] for path in self.stack.blocks]
+        held = {parent: self.model.get_submodule(parent)._modules for parent in {parent for parent, _ in places}}
+        if all(held[parent].get(name) is block.module for block, (parent, name) in zip(self.blocks, places)):
+            return
+        attached = self.attached
+        self.detach()
+        self._wirings = OrderedDict()
+        try:
+            self.blocks = self._overrides()
+        except AttributeError:
+            self.blocks = []
+        if attached:
+            self.attach()
+
     @property
     def run(self) -> FullRun | FirstRun | CachedRun | None:
         """What the calling thread is doing; None outside of an accelerated call."""
@@ -95,10 +115,11 @@ class HookEngine:
 
     def refusal(self, call: Call) -> str | None:
         wiring = self._wirings.get(call.key)
-        return wiring.refusal if wiring is not None else None
+        return LOST if not self.blocks else wiring.refusal if wiring is not None else None
 
     def knows(self, call: Call) -> bool:
         """A full step with this signature was seen, and cached steps may follow it."""
+        self._follow()
         return call.key in self._wirings and not self._wirings[call.key].refusal
 
     def saved(self, call: Call, prediction: Prediction) -> int | None:
@@ -107,12 +128,11 @@ class HookEngine:
 
     def full(self, forward: Callable[..., Any], call: Call) -> tuple[Any, Features | None]:
         """The model's output, and (H, D) unless cached steps with this signature are refused."""
-        wiring = self._wirings.get(call.key)
-        if wiring is None:
-            return self._first(forward, call)
-        if wiring.refusal:
+        self._follow()
+        if self.refusal(call):
             return call.run(forward), None
-        return self._full(forward, call, wiring)
+        wiring = self._wirings.get(call.key)
+        return self._first(forward, call) if wiring is None else self._full(forward, call, wiring)
 
     def cached(self, forward: Callable[..., Any], call: Call, prediction: Prediction) -> Any:
         """The model's output from head, tail and the predicted deep feature."""
