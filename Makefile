@@ -6,7 +6,7 @@ MODELS ?= dit-digits pixart-shapes latte-digits
 SAMPLERS ?= ddim dpm++ ddpm
 JOBS ?= 2
 
-.PHONY: bench test lint evidence clean
+.PHONY: bench test lint evidence engines clean
 
 bench: .venv/installed
 	$(BIN)/skipcache bench --out $(OUT)
@@ -18,6 +18,14 @@ evidence: .venv/installed
 	        --out evidence-out/$$model-$$sampler || exit 1; \
 	done; done
 	$(BIN)/skipcache publish evidence-out/*
+
+# What the steps of both engines cost, with a unit at each end of cached steps and with none; then the docs' table of it.
+engines: .venv/installed
+	for model in $(MODELS); do for keep in 1 0; do \
+	    $(BIN)/skipcache bench --preset $$model --keep $$keep --intervals 3 --predictor damped hold \
+	        --rounds 7 --results benchmarks/results || exit 1; \
+	done; done
+	$(BIN)/skipcache publish
 
 # Each process runs tests of whole files, on one thread.
 test: .venv/installed
