@@ -12,7 +12,6 @@ from torch import nn
 
 from skipcache.calibration import Calibration
 from skipcache.call import Call
-from skipcache.clock import is_noisy
 from skipcache.correction import Corrections
 from skipcache.fitting import Trial
 from skipcache.flops import count_flops, zero_call
@@ -130,7 +129,7 @@ class Search:
         measured = self._placements().get(count)
         ways |= {"measured": measured} if measured is not None else {}
         distinct = {places: way for way, places in ways.items()}
-        ways[DAMPED] = Spread(share).places(self.steps, is_noisy(self.scheduler))
+        ways[DAMPED] = Spread(share).places(self.steps)
         tried = [self._way] if self._way in ways else [*distinct.values(), DAMPED]
         trials = {
             way: self._bare(engine, ways[way], Damped()) if way == DAMPED else self._fitted(engine, ways[way])

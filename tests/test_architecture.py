@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "fitting": {"call", "correction", "hooks", "measure", "placed", "predictor", "sampler", "trajectory"},
     "calibration": {"correction", "placed", "predictor"},
     "trials": {
-        "calibration", "call", "clock", "correction", "fitting", "flops", "hooks", "measure", "placed", "placement",
+        "calibration", "call", "correction", "fitting", "flops", "hooks", "measure", "placed", "placement",
         "predictor", "sampler", "spread", "verify",
     },
     "search": {"branches", "calibration", "hooks", "override", "plan", "stack", "target", "trials"},
