@@ -1,4 +1,4 @@
-"""The smallest diffusers pipeline around a denoiser: batched guidance, any scheduler, no VAE."""
+"""The smallest diffusers pipelines around a denoiser: batched guidance, any scheduler, no VAE."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def make_scheduler(name: str, prediction: str = "epsilon") -> Any:
     )
 
 
-class ReferencePipeline(diffusers.DiffusionPipeline):
-    """`pipe(data, labels, ...)` samples one image per label; `skipcache.accelerate(pipe)` works as on any."""
+class DenoiserPipeline(diffusers.DiffusionPipeline):
+    """A denoiser and a scheduler, and nothing else; `skipcache.accelerate(pipe)` works as on any."""
 
     transformer: Any
     scheduler: Any
@@ -51,6 +51,10 @@ class ReferencePipeline(diffusers.DiffusionPipeline):
     def __init__(self, transformer: nn.Module, scheduler: Any) -> None:
         super().__init__()
         self.register_modules(transformer=transformer, scheduler=scheduler)
+
+
+class ReferencePipeline(DenoiserPipeline):
+    """`pipe(data, labels, ...)` samples one image per label."""
 
     @torch.no_grad()
     def __call__(self, data: Data, labels: Tensor, *, steps: int = 50, guidance: float = 3.0, seed: int = 0) -> Tensor:

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import diffusers
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from skipcache.benchmarks.sampling import DenoiserPipeline
 
 
 class Stopwatch:
@@ -34,15 +35,8 @@ class Stopwatch:
         return [a.elapsed_time(b) / 1000 if self._on_device else b - a for a, b in pairs]
 
 
-class TimedPipeline(diffusers.DiffusionPipeline):
+class TimedPipeline(DenoiserPipeline):
     """Samples one batch without guidance arithmetic; `denoise` returns when the device has finished."""
-
-    transformer: Any
-    scheduler: Any
-
-    def __init__(self, transformer: nn.Module, scheduler: Any) -> None:
-        super().__init__()
-        self.register_modules(transformer=transformer, scheduler=scheduler)
 
     @torch.no_grad()
     def denoise(self, x: Tensor, conditions: dict[str, Any], steps: int) -> list[float]:
