@@ -93,10 +93,10 @@ def _bench(args: argparse.Namespace, console: Console) -> None:
 
 def _given(args: argparse.Namespace, mode: str) -> dict[str, Any]:
     """The options that were given, by the names of fields. Raises ValueError for one that `mode` does not take."""
-    takers = {mode: {field.name for field in fields(kind)} for mode, kind in KINDS.items()}
+    takers = {name: {field.name for field in fields(kind)} for name, kind in KINDS.items()}
     options = set().union(*takers.values())
     given = {name: value for name, value in vars(args).items() if name in options and value is not None}
-    for name in given.keys() - takers[mode]:
+    for name in (name for name in given if name not in takers[mode]):
         option = "--predictor" if name == "predictors" else f"--{name}"
         others = [other for other, names in takers.items() if name in names]
         if PLAIN in others:

@@ -79,12 +79,14 @@ def read_engines(root: Path) -> list[Result]:
 def fill(text: str, root: Path) -> str:
     """`text` with every marked table written anew; raises ValueError for a table that nothing makes."""
 
+    results = {read: read(root) for read in dict.fromkeys(read for read, _ in TABLES.values())}
+
     def table(match: re.Match[str]) -> str:
         start, name, end = match.groups()
         if name not in TABLES:
             raise ValueError(f"table: expected one of {', '.join(TABLES)}, got {name!r}; correct the marker")
         read, write = TABLES[name]
-        return f"{start}{write(read(root))}{end}"
+        return f"{start}{write(results[read])}{end}"
 
     return MARKED.sub(table, text)
 

@@ -27,12 +27,6 @@ def direction(before: tuple[float, ...], after: tuple[float, ...]) -> int:
     return (change > 0) - (change < 0)
 
 
-def is_noisy(scheduler: Any) -> bool:
-    """It draws noise on each step, as its class and settings tell it. (DDIM's eta is an argument of its steps.)"""
-    algorithm = str(getattr(getattr(scheduler, "config", None), "algorithm_type", None))
-    return any(kind in type(scheduler).__name__ for kind in NOISY) or algorithm.startswith("sde-")
-
-
 @dataclass(eq=False)
 class SchedulerRun:
     """What one `set_timesteps` of a scheduler made. Each makes a new tensor, so another tensor is another run."""
@@ -71,6 +65,12 @@ class SchedulerRun:
         """Where the run leads on the whole, whatever single steps do. On a device this synchronises, once."""
         first, last = self.timesteps[[0, -1]].tolist()
         return direction((first,), (last,))
+
+    @cached_property
+    def is_noisy(self) -> bool:
+        """Each step draws noise, as the scheduler's class and settings tell it. (DDIM's eta is a step's argument.)"""
+        algorithm = str(getattr(getattr(self.scheduler, "config", None), "algorithm_type", None))
+        return any(kind in type(self.scheduler).__name__ for kind in NOISY) or algorithm.startswith("sde-")
 
     def _by_memory(self, t: Tensor) -> int | None:
         if any(stride for size, stride in zip(t.shape, t.stride()) if size > 1):

@@ -32,7 +32,7 @@ class Lane:
     full_steps: list[int] = field(default_factory=list)
     kept: Sequence[Streams] = ()
     residual: bool = False
-    kind: Hashable = None  # of the features that `kept` was made of
+    shapes: list[tuple[int, ...]] | None = None  # of the features that `kept` was made of
     outputs: list[tuple[int, Tensor]] = field(default_factory=list)
     drift: Drift | None = None  # where the policy reads it
 
@@ -49,10 +49,10 @@ class Lane:
         """Keep what `predictor` needs of a full step: R = D - H, or D where it asks for that or R cannot be formed."""
         residual = predictor.residual and H is not None and _shapes(H) == _shapes(D)
         feature = tuple(d - h for h, d in zip(H, D)) if residual and H is not None else D
-        kind = residual, _shapes(feature)
-        if kind != self.kind:
+        before = self.residual, self.shapes
+        self.residual, self.shapes = residual, _shapes(feature)
+        if before != (self.residual, self.shapes):
             self.forget()
-        self.residual, self.kind = residual, kind
         self.full_steps = [step, *self.full_steps][: predictor.depth]
         self.kept = predictor.remember(feature, self.kept, self.full_steps)
         if self.drift is not None:

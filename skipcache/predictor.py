@@ -70,14 +70,11 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Hold:
+class Hold(Predictor):
     """D-hat = D of the last full step: the paper's Skip-Cache (arXiv 2411.17616, section 3.3)."""
 
     residual = False
     depth = 1
-
-    def remember(self, feature: Streams, kept: Sequence[Streams], full_steps: Sequence[int]) -> Sequence[Streams]:
-        return [feature]
 
     def weights(self, step: int, full_steps: Sequence[int]) -> tuple[float, ...]:
         return ()
@@ -87,14 +84,11 @@ class Hold:
 
 
 @dataclass(frozen=True)
-class Delta:
+class Delta(Predictor):
     """D-hat = H + (D - H) of the last full step: their update is held, not their output (arXiv 2406.01125)."""
 
     residual = True
     depth = 1
-
-    def remember(self, feature: Streams, kept: Sequence[Streams], full_steps: Sequence[int]) -> Sequence[Streams]:
-        return [feature]
 
     def weights(self, step: int, full_steps: Sequence[int]) -> tuple[float, ...]:
         return ()

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from skipcache.call import Call, on_host
-from skipcache.clock import Clock, Moment, direction, is_noisy
+from skipcache.clock import Clock, Moment, direction
 from skipcache.drift import agreed
 from skipcache.lanes import Lane, Lanes
 from skipcache.policy import Policy, Step, reads_drift
@@ -180,7 +180,7 @@ class Trajectory:
             count=None if run is None else len(run.timesteps),
             position=moment.position,
             scheduler=None if run is None else type(run.scheduler).__name__,
-            noisy=run is not None and is_noisy(run.scheduler),
+            noisy=run is not None and run.is_noisy,
             on_host=on_host(moment.timestep),
             since=self._index - self._last_full,
             drift=lambda: lanes.drift(self._last_index),

@@ -2,16 +2,13 @@
 
 import inspect
 import itertools
-from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
 
 import skipcache
 from skipcache import Damped, Delta, Forecast, Hold, Interval, Schedule, Spread, Threshold
-from tests.sampling import MODELS, ORIGINALS, build, equal, inputs, sample, state
-from tests.zoo import ZOO, randomise
+from tests.sampling import MODELS, build, deep, equal, inputs, sample, state
 
 # The engines under the names that `accelerate` takes; "auto" must be whichever proves right.
 ENGINES = ["fx", "hooks", "auto"]
@@ -134,21 +131,11 @@ def test_a_cached_run_equals_the_reference(name, predictor, keep):
             assert skipcache.report(model).full_at == (0, 3, 6)
 
 
-def deep(name):
-    """Six units or more."""
-    if name in ORIGINALS:
-        torch.manual_seed(0)
-        paired = {"paired": True} if name == "original_latte_pairs" else {}
-        return randomise(type(build(name))(depth=6, **paired)).eval().requires_grad_(False)
-    made = ZOO[name].make
-    return replace(ZOO[name], make=partial(made, **{key: 6 for key in made.keywords if key == "num_layers"})).build()
-
-
 @pytest.mark.parametrize("keep", [1, 2])
 @pytest.mark.parametrize("name", [*(name for name in MODELS if "yesterday" not in name), "hunyuan_dit"])
 def test_both_engines_give_the_same_under_every_policy_and_predictor(name, keep):
     """Each predictor under one policy, and each policy with one predictor."""
-    model = deep(name)
+    model = deep(name, 6)
     policies = [Interval(2), Schedule([0, 1, 3]), Spread(0.5, steps=7), Threshold(4.0, first=2)]
     predictors = [Hold(), Delta(), Forecast(1), Forecast(3), Damped()]
     pairs = [*((policies[0], predictor) for predictor in predictors), *((policy, Damped()) for policy in policies[1:])]

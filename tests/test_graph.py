@@ -18,8 +18,7 @@ from skipcache.graph import MAX_FRUITLESS, MAX_PROGRAMS
 from skipcache.override import override_of
 from skipcache.predictor import remembered
 from tests.odd import Tiny, noise, programs, run, tiny
-from tests.sampling import build, equal, first, inputs, sample
-from tests.zoo import randomise
+from tests.sampling import build, deep, equal, first, inputs, sample
 
 # What a graph would lose
 
@@ -423,15 +422,6 @@ def test_a_program_is_never_run_on_another_batch(name):
 # What the graphs hold
 
 
-def deep_latte(depth, side=None):
-    from diffusers import LatteTransformer3DModel
-
-    config = {**build("latte").config, "num_layers": depth}
-    torch.manual_seed(0)
-    config = {key: value for key, value in config.items() if not key.startswith("_")}
-    return randomise(LatteTransformer3DModel(**config)).eval().requires_grad_(False)
-
-
 def targets(graph):
     return collections.Counter(str(node.target) for node in graph.nodes if node.op in ("call_method", "call_function"))
 
@@ -439,7 +429,7 @@ def targets(graph):
 def test_a_cached_latte_step_has_no_trace_of_the_skipped_pairs():
     found = {}
     for depth in (4, 8):
-        model = skipcache.accelerate(deep_latte(depth), interval=3, engine="fx")
+        model = skipcache.accelerate(deep("latte", depth).requires_grad_(False), interval=3, engine="fx")
         sample("latte", model)
         (made,) = programs(model)
         held = next(g.graph for key, g in made.cached_programs.items() if key[0] == Hold())
