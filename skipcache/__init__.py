@@ -2,18 +2,18 @@
 
 from skipcache._version import __version__
 from skipcache.api import accelerate, accelerated, graphs, report, reset, restore
-from skipcache.branches import graft, ungraft
-from skipcache.calibration import Calibration
-from skipcache.checkpoint import load_branches, save_branches
-from skipcache.plan import Plan, make_plan
-from skipcache.policy import Interval, Schedule, Threshold
-from skipcache.predictor import Damped, Delta, Forecast, Hold
-from skipcache.program import Graphs
-from skipcache.report import Report
-from skipcache.search import calibrate
-from skipcache.skip_dit import load_skip_dit
-from skipcache.spread import Spread
-from skipcache.stack import Stack, find_stack
+from skipcache.branches.checkpoint import load_branches, save_branches
+from skipcache.branches.graft import graft, ungraft
+from skipcache.branches.skip_dit import load_skip_dit
+from skipcache.calibration.calibrate import calibrate
+from skipcache.calibration.calibration import Calibration
+from skipcache.engines.fx.programs import Graphs
+from skipcache.policies.base import Interval, Schedule, Threshold
+from skipcache.policies.spread import Spread
+from skipcache.predictors.base import Damped, Delta, Forecast, Hold
+from skipcache.runtime.report import Report
+from skipcache.stack.plan import Plan, make_plan
+from skipcache.stack.stack import Stack, find_stack
 
 __all__ = [
     "Calibration",

@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from skipcache.branches import branches_of, planned, stack_of
-from skipcache.calibration import Calibration
-from skipcache.forward import CachedForward, Settings
-from skipcache.override import override_of
-from skipcache.plan import Keep, Plan
-from skipcache.policy import Interval, Policy
-from skipcache.predictor import Damped, Hold, Predictor
-from skipcache.program import Graphs
-from skipcache.report import Report
-from skipcache.spread import Spread
-from skipcache.stack import Stack
-from skipcache.target import find_denoisers
+from skipcache.blocks.override import override_of
+from skipcache.branches.graft import branches_of, planned, stack_of
+from skipcache.calibration.calibration import Calibration
+from skipcache.engines.fx.programs import Graphs
+from skipcache.policies.base import Interval, Policy
+from skipcache.policies.spread import Spread
+from skipcache.predictors.base import Damped, Hold, Predictor
+from skipcache.runtime.forward import CachedForward, Settings
+from skipcache.runtime.report import Report
+from skipcache.stack.denoisers import find_denoisers
+from skipcache.stack.plan import Keep, Plan
+from skipcache.stack.stack import Stack
 
 T = TypeVar("T")
 

@@ -26,16 +26,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from skipcache.branches import grafted_branches, planned, stack_of
-from skipcache.call import Call, Mark, read_call
-from skipcache.hooks import CachedRun, FirstRun, FullRun, HookEngine
-from skipcache.override import Override, check_plain
-from skipcache.plan import Keep
-from skipcache.predictor import Hold, Prediction
-from skipcache.streams import Streams
-from skipcache.target import unwrap
-from skipcache.verify import tensors_of
-from skipcache.wiring import Wiring
+from skipcache.blocks.override import Override, check_plain
+from skipcache.blocks.snapshot import tensors_of
+from skipcache.blocks.streams import Streams
+from skipcache.branches.graft import grafted_branches, planned, stack_of
+from skipcache.engines.hooks.engine import CachedRun, FirstRun, FullRun, HookEngine
+from skipcache.engines.hooks.wiring import Wiring
+from skipcache.predictors.base import Hold, Prediction
+from skipcache.stack.denoisers import unwrap
+from skipcache.stack.plan import Keep
+from skipcache.trajectory.call import Call, Mark, read_call
 
 
 @dataclass(frozen=True)

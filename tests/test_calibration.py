@@ -15,12 +15,12 @@ from diffusers import DDIMScheduler, DEISMultistepScheduler
 import skipcache
 import skipcache.training
 from skipcache import Calibration, Damped, Forecast, Schedule
-from skipcache.correction import Corrections
-from skipcache.measure import Seen, Watcher, interpolated, watch
-from skipcache.placed import Placed
-from skipcache.placement import place
-from skipcache.policy import Step
-from skipcache.sampler import Sampler
+from skipcache.calibration.placement import place
+from skipcache.calibration.step_maps import Sampler
+from skipcache.calibration.watcher import Seen, Watcher, interpolated, watch
+from skipcache.policies.base import Step
+from skipcache.policies.placed import Placed
+from skipcache.runtime.corrections import Corrections
 from tests.originals import OriginalDiT
 from tests.pipelines import dit, run_dit
 from tests.sampling import build, equal, sample, state

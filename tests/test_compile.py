@@ -120,7 +120,7 @@ def test_outputs_of_replayed_cuda_graphs_are_copied_out():
     (engine,) = model.__dict__["forward"].engines
     held = torch.ones(3)
     programs = type("Programs", (), {"compile": engine.compile})
-    from skipcache.program import Programs
+    from skipcache.engines.fx.programs import Programs
 
     (copied,) = Programs._own(programs, (held,))
     assert torch.equal(copied, held) and copied.data_ptr() != held.data_ptr()

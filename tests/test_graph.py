@@ -13,10 +13,10 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 import skipcache
 from skipcache import Damped, Forecast, Hold
-from skipcache.forward import CachedForward
-from skipcache.graph import MAX_FRUITLESS, MAX_PROGRAMS
-from skipcache.override import override_of
-from skipcache.predictor import remembered
+from skipcache.blocks.override import override_of
+from skipcache.engines.fx.engine import MAX_FRUITLESS, MAX_PROGRAMS
+from skipcache.predictors.base import remembered
+from skipcache.runtime.forward import CachedForward
 from tests.odd import Tiny, noise, programs, run, tiny
 from tests.sampling import build, deep, equal, first, inputs, sample
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from skipcache import Interval, Schedule, Spread
-from skipcache.policy import Policy, Step
+from skipcache.policies.base import Policy, Step
 
 
 def steps(timesteps, direction=None):

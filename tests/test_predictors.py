@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from skipcache import Damped, Delta, Forecast, Hold
-from skipcache.predictor import Prediction, Predictor, remembered
+from skipcache.predictors.base import Prediction, Predictor, remembered
 
 
 def features(number, streams=1, seed=0, dtype=torch.float32):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import skipcache
-from skipcache.stack import describe_by_structure
+from skipcache.stack.stack import describe_by_structure
 from tests.sampling import build
 from tests.zoo import ZOO
 
@@ -83,6 +83,6 @@ def test_third_parties_add_adapters_by_entry_point(monkeypatch):
             return z
 
     monkeypatch.setattr(
-        "skipcache.stack.entry_points", lambda group: [Point()] if group == "skipcache.adapters" else []
+        "skipcache.stack.stack.entry_points", lambda group: [Point()] if group == "skipcache.adapters" else []
     )
     assert skipcache.find_stack(Odd()).timestep == "when"

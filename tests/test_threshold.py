@@ -14,10 +14,10 @@ import torch
 
 import skipcache
 from skipcache import Forecast, Hold, Interval, Schedule, Stack, Threshold
-from skipcache.call import read_call
-from skipcache.drift import Drift, farthest
-from skipcache.policy import Policy, Step
-from skipcache.trajectory import Trajectory
+from skipcache.policies.base import Policy, Step
+from skipcache.trajectory.call import read_call
+from skipcache.trajectory.drift import Drift, farthest
+from skipcache.trajectory.trajectory import Trajectory
 from tests.pipelines import dit, run_dit, run_wan, wan
 from tests.sampling import build, equal, sample
 
@@ -338,7 +338,7 @@ def test_one_look_per_step_and_none_for_static_policies(monkeypatch):
         looks.append(len(drifts := list(drifts)))
         return farthest(drifts)
 
-    monkeypatch.setattr("skipcache.lanes.farthest", spy)
+    monkeypatch.setattr("skipcache.trajectory.lanes.farthest", spy)
     pipe = skipcache.accelerate(wan(), policy=Threshold(0.3))
     run_wan(pipe)
     assert looks == [2] * 6

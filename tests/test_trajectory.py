@@ -16,9 +16,9 @@ from diffusers import (
 )
 
 from skipcache import Delta, Forecast, Hold, Interval, Schedule
-from skipcache.call import read_call
-from skipcache.lanes import MAX_LANES
-from skipcache.trajectory import Trajectory
+from skipcache.trajectory.call import read_call
+from skipcache.trajectory.lanes import MAX_LANES
+from skipcache.trajectory.trajectory import Trajectory
 
 NAMES = ("hidden_states", "timestep", "text", "residuals")
 
@@ -899,8 +899,8 @@ class Blind:
             raise AssertionError("a device was read")
 
         with self._patch.context() as patch:
-            patch.setattr("skipcache.call.on_host", lambda value: not isinstance(value, torch.Tensor))
-            patch.setattr("skipcache.clock.on_host", lambda value: not isinstance(value, torch.Tensor))
+            patch.setattr("skipcache.trajectory.call.on_host", lambda value: not isinstance(value, torch.Tensor))
+            patch.setattr("skipcache.trajectory.clock.on_host", lambda value: not isinstance(value, torch.Tensor))
             tolist = torch.Tensor.tolist
 
             def count(x):
