@@ -1,4 +1,4 @@
-"""docs/models.md: what serves each transformer denoiser of diffusers. `python -m tests.models_table` writes it.
+"""docs/models.md: what serves each transformer denoiser of diffusers. `python -m tests.models.models_table` writes it.
 
 Each tiny model of the zoo runs a short trajectory on the fx engine and one on the hooks: full steps must equal the
 plain model's, cached steps each other's, to the bit.
@@ -18,19 +18,19 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import skipcache
-from tests.zoo import LEFT_OUT, ZOO, Entry
+from tests.models.zoo import LEFT_OUT, ZOO, Entry
 
-PATH = Path(__file__).parent.parent / "docs" / "models.md"
+PATH = Path(__file__).parents[2] / "docs" / "models.md"
 TIMES = (0.9, 0.8, 0.7)
 LONGER = (0.9, 0.8, 0.7, 0.6, 0.5)  # for what takes a second time, which looks like another conditioning at first
 ENGINES = {"fx": "fx", "hooks": "hooks only", "": "all steps full"}
 
 HEAD = """# Transformer denoisers of diffusers
 
-Written by `python -m tests.models_table`, with diffusers {version}. A tiny model of each class, with random weights
-that leave no block inert, runs three steps under `accelerate(model, interval=2, keep=1)`, with `engine="auto"` and with
-`engine="hooks"`. Its full steps must equal the plain model's and its cached steps must be the same on both engines, to
-the bit.
+Written by `python -m tests.models.models_table`, with diffusers {version}. A tiny model of each class, with random
+weights that leave no block inert, runs three steps under `accelerate(model, interval=2, keep=1)`, with `engine="auto"`
+and with `engine="hooks"`. Its full steps must equal the plain model's and its cached steps must be the same on both
+engines, to the bit.
 
 A unit is one repeat of the stack, here of the tiny model; the blocks of lists joined by + alternate. Where all steps
 are full, the model runs as if nothing were there.

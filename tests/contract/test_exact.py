@@ -8,7 +8,7 @@ import torch
 
 import skipcache
 from skipcache import Damped, Delta, Forecast, Hold, Interval, Schedule, Spread, Threshold
-from tests.sampling import MODELS, build, deep, equal, inputs, sample, state
+from tests.models.sampling import MODELS, build, deep, equal, inputs, sample, state
 
 # The engines under the names that `accelerate` takes; "auto" must be whichever proves right.
 ENGINES = ["fx", "hooks", "auto"]

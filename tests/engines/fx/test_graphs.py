@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import skipcache
-from tests.zoo import ZOO
+from tests.models.zoo import ZOO
 
 
 def run(model, entry, *times):

@@ -10,7 +10,7 @@ from diffusers.hooks import apply_group_offloading, apply_layerwise_casting
 from diffusers.hooks.hooks import HookRegistry
 
 import skipcache
-from tests.sampling import build, equal, sample
+from tests.models.sampling import build, equal, sample
 
 CPU = torch.device("cpu")
 

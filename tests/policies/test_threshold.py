@@ -7,7 +7,6 @@ import pickle
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,8 +17,8 @@ from skipcache.policies.base import Policy, Step
 from skipcache.trajectory.call import read_call
 from skipcache.trajectory.drift import Drift, farthest
 from skipcache.trajectory.trajectory import Trajectory
-from tests.pipelines import dit, run_dit, run_wan, wan
-from tests.sampling import build, equal, sample
+from tests.models.pipelines import dit, run_dit, run_wan, wan
+from tests.models.sampling import build, equal, sample
 
 ENGINES = ["hooks", "fx"]
 
@@ -391,7 +390,7 @@ WORKER = """
 import datetime, os, sys, torch
 import torch.distributed as dist
 import skipcache
-from tests.originals import OriginalDiT
+from tests.models.originals import OriginalDiT
 
 torch.set_num_threads(1)
 rank, limit = int(sys.argv[1]), datetime.timedelta(seconds=40)
@@ -429,10 +428,9 @@ os._exit(0)  # a thread of gloo's that lets go of a tensor while Python ends wou
 """
 
 
-def test_two_processes_decide_as_one(tmp_path):
+def test_two_processes_decide_as_one(tmp_path, pytestconfig):
     """A block waits for its like on the other process: where one runs it and the other does not, both would hang."""
-    root = Path(__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(pytestconfig.rootpath), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", WORKER]
     ways = {"env": environment, "stderr": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen([*command, rank, str(tmp_path / "meet")], **ways) for rank in "01"]

@@ -13,10 +13,10 @@ from torch import nn
 import skipcache
 from skipcache import Hold, Interval
 from skipcache.branches.graft import branches_of
-from tests.originals import OriginalDiT, OriginalLatte
-from tests.sampling import build, equal, sample, state
-from tests.test_branches import grafted
-from tests.zoo import ZOO, randomise
+from tests.models.grafted import grafted
+from tests.models.originals import OriginalDiT, OriginalLatte
+from tests.models.sampling import build, equal, sample, state
+from tests.models.zoo import ZOO, randomise
 
 # Saving and loading
 

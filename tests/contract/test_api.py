@@ -11,9 +11,9 @@ from torch import nn
 
 import skipcache
 from skipcache import Damped, Delta, Forecast, Hold, Interval, Schedule, Spread, Stack
-from tests.originals import OriginalDiT, Yesterday
-from tests.pipelines import dit, run_dit, run_wan, wan
-from tests.sampling import build, equal, inputs, sample, state
+from tests.models.originals import OriginalDiT, Yesterday
+from tests.models.pipelines import dit, run_dit, run_wan, wan
+from tests.models.sampling import build, equal, inputs, sample, state
 
 
 class NoBlocks(nn.Module):

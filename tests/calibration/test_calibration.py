@@ -21,9 +21,9 @@ from skipcache.calibration.watcher import Seen, Watcher, interpolated, watch
 from skipcache.policies.base import Step
 from skipcache.policies.placed import Placed
 from skipcache.runtime.corrections import Corrections
-from tests.originals import OriginalDiT
-from tests.pipelines import dit, run_dit
-from tests.sampling import build, equal, sample, state
+from tests.models.originals import OriginalDiT
+from tests.models.pipelines import dit, run_dit
+from tests.models.sampling import build, equal, sample, state
 
 STEPS = 12
 

@@ -6,8 +6,8 @@ from torch import nn
 
 import skipcache
 from skipcache.stack.stack import describe_by_structure
-from tests.sampling import build
-from tests.zoo import ZOO
+from tests.models.sampling import build
+from tests.models.zoo import ZOO
 
 UNUSUAL = {"cosmos3": "packs samples in a list", "t5_film": "names its sample decoder_input_tokens"}
 

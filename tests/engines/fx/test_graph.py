@@ -17,8 +17,8 @@ from skipcache.blocks.override import override_of
 from skipcache.engines.fx.engine import MAX_FRUITLESS, MAX_PROGRAMS
 from skipcache.predictors.base import remembered
 from skipcache.runtime.forward import CachedForward
-from tests.odd import Tiny, noise, programs, run, tiny
-from tests.sampling import build, deep, equal, first, inputs, sample
+from tests.models.odd import Tiny, noise, programs, run, tiny
+from tests.models.sampling import build, deep, equal, first, inputs, sample
 
 # What a graph would lose
 

@@ -21,8 +21,8 @@ from diffusers import (
 
 import skipcache
 from skipcache import Forecast, Hold, Interval, Spread
-from tests import pipelines
-from tests.pipelines import randn
+from tests.models import pipelines
+from tests.models.pipelines import randn
 
 PIPELINES = {
     "dit": (pipelines.dit, pipelines.run_dit),

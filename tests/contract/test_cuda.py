@@ -6,7 +6,7 @@ from diffusers import DDIMScheduler
 
 import skipcache
 from skipcache import Damped, Hold, Interval, Spread
-from tests import pipelines
+from tests.models import pipelines
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 

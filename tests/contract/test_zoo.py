@@ -8,7 +8,8 @@ import torch
 from diffusers.models import transformers
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from zoo import LEFT_OUT, ZOO
+
+from tests.models.zoo import LEFT_OUT, ZOO
 
 every_entry = pytest.mark.parametrize("name", ZOO)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import skipcache
-from tests.sampling import build, equal, first, inputs
+from tests.models.sampling import build, equal, first, inputs
 
 
 def controlled(model, steps=7, as_list=True):

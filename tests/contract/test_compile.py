@@ -10,8 +10,8 @@ from torch._dynamo.utils import counters
 
 import skipcache
 from skipcache import Damped, Forecast, Hold, Threshold
-from tests.originals import Block
-from tests.sampling import build, equal, sample
+from tests.models.originals import Block
+from tests.models.sampling import build, equal, sample
 
 
 @pytest.fixture(autouse=True)

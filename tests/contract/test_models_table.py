@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.models_table import PATH, classes, render, rows
+from tests.models.models_table import PATH, classes, render, rows
 
 
 @pytest.fixture(scope="module")
@@ -23,4 +23,4 @@ def test_whatever_is_not_cached_has_its_reason(table):
 
 
 def test_the_file_is_up_to_date(table):
-    assert render(table) == PATH.read_text(), "run python -m tests.models_table"
+    assert render(table) == PATH.read_text(), "run python -m tests.models.models_table"

@@ -10,26 +10,13 @@ import torch.nn.functional as F
 import skipcache
 from skipcache import Damped, Delta, Forecast, Hold
 from skipcache.branches.graft import branches_of
-from tests.sampling import build, equal, first, inputs, sample, state
+from tests.models.grafted import grafted, trained
+from tests.models.sampling import build, equal, first, inputs, sample, state
 
 FAMILIES = [
     "dit", "pixart_alpha", "latte", "sd3", "flux_dev", "cogvideox", "wan", "original_dit", "original_latte",
     "original_latte_pairs", "original_pixart", "yesterday", "yesterday_in_place",
 ]  # fmt: skip
-
-
-def trained(model, seed=0, scale=0.3):
-    """The branches as if they had been trained: no weight is zero, no two are alike."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in branches_of(model).named_parameters():
-            noise = torch.randn(p.shape, generator=generator)
-            p.copy_(1 + 0.1 * noise if name.endswith("norm.weight") else noise * scale / p.shape[-1] ** 0.5)
-    return model.requires_grad_(False)
-
-
-def grafted(name, fuse, **options):
-    return trained(skipcache.graft(build(name), fuse, **options))
 
 
 @pytest.mark.parametrize("engine", ["fx", "hooks"])

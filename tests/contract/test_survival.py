@@ -9,8 +9,8 @@ from peft import LoraConfig
 from torch import nn
 
 import skipcache
-from tests.odd import programs, run, tiny
-from tests.sampling import build, equal, sample
+from tests.models.odd import programs, run, tiny
+from tests.models.sampling import build, equal, sample
 
 
 def both(name):

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +11,8 @@ from torch import nn
 import skipcache
 from skipcache import Hold, training
 from skipcache.branches.graft import branches_of
-from tests.sampling import build, equal, first, inputs, sample, state
-from tests.test_branches import grafted
+from tests.models.grafted import grafted
+from tests.models.sampling import build, equal, first, inputs, sample, state
 
 
 def two_calls(name, model):
@@ -127,7 +126,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 import skipcache
 from skipcache import training
-from tests.sampling import build, sample
+from tests.models.sampling import build, sample
 
 
 def main(rank):
@@ -162,18 +161,17 @@ os._exit(0)  # a thread of gloo's that lets go of a tensor while Python ends wou
 """
 
 
-def test_two_processes_train_as_one(tmp_path):
+def test_two_processes_train_as_one(tmp_path, pytestconfig):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    torchrun("--nproc-per-node", "2", str(script), str(tmp_path))
+    torchrun(pytestconfig.rootpath, "--nproc-per-node", "2", str(script), str(tmp_path))
     model = skipcache.load_branches(build("original_dit"), tmp_path / "everything")
     assert all(p.abs().sum() > 0 for p in branches_of(model).parameters())
     frozen = skipcache.load_branches(build("original_dit"), tmp_path / "branches")
     assert not equal(list(branches_of(frozen).parameters()), list(branches_of(model).parameters()))
 
 
-def torchrun(*args):
-    root = Path(__file__).parents[1]
+def torchrun(root, *args):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *args]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=240)
