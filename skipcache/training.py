@@ -15,7 +15,6 @@ A cached step can be taught. Record a run of the plain model, then draw the outp
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,16 +25,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from skipcache.blocks.override import Override, check_plain
-from skipcache.blocks.snapshot import tensors_of
-from skipcache.blocks.streams import Streams
-from skipcache.branches.graft import grafted_branches, planned, stack_of
-from skipcache.engines.hooks.engine import CachedRun, FirstRun, FullRun, HookEngine
-from skipcache.engines.hooks.wiring import Wiring
-from skipcache.predictors.base import Hold, Prediction
-from skipcache.stack.denoisers import unwrap
-from skipcache.stack.plan import Keep
-from skipcache.trajectory.call import Call, Mark, read_call
+from skipcache.blocks import Override, Streams, check_plain, tensors_of
+from skipcache.branches import grafted_branches, planned, stack_of
+from skipcache.engines.hooks import CachedRun, FullRun, HookEngine, Wiring, WiringObserver
+from skipcache.predictors import Hold, Prediction
+from skipcache.stack import Keep, unwrap
+from skipcache.trajectory import Call, CallReader, Mark
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,7 @@ def full_forward(model: nn.Module, *args: Any, keep: Keep = 1, **kwargs: Any) ->
     """`model(*args, **kwargs)`, and D for `cached_forward`; autograd records both. Detach D to hold it for constant."""
     with _hooked(model, keep) as engine:
         call = _call(engine, args, kwargs)
-        first = FirstRun(engine, call.batch)
+        first = WiringObserver(engine, call.batch)
         with engine.doing(first):
             output = model(*args, **kwargs)
         wiring = first.wiring()
@@ -157,12 +152,12 @@ class _Recorder(Override):
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
         self.stack = stack_of(module)
-        self.names = tuple(inspect.signature(self.__wrapped__).parameters)
+        self.reader = CallReader.of(self.__wrapped__, self.stack.sample, self.stack.timestep)
         self.steps: Run = []
         self._last: Mark | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        call = read_call(self.names, self.stack.sample, self.stack.timestep, args, kwargs)
+        call = self.reader.read(args, kwargs)
         # The sampler may go on to write to any of these.
         args, kwargs = pytree.tree_map_only(Tensor, lambda x: x.detach().clone(), (args, kwargs))
         output = self.plain(*args, **kwargs)
@@ -189,9 +184,8 @@ def _hooked(model: nn.Module, keep: Keep) -> Iterator[HookEngine]:
 
 
 def _call(engine: HookEngine, args: Any, kwargs: Any) -> Call:
-    stack, forward = engine.stack, type(engine.model).forward
-    names = tuple(inspect.signature(forward).parameters)[1:]
-    call = read_call(names, stack.sample, stack.timestep, args, kwargs)
+    stack, model = engine.stack, engine.model
+    call = CallReader.of(type(model).forward.__get__(model), stack.sample, stack.timestep).read(args, kwargs)
     if call is None:
         raise ValueError(f"expected a tensor {stack.sample!r} and a {stack.timestep!r} among the arguments")
     return call

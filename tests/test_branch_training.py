@@ -11,7 +11,7 @@ from torch import nn
 
 import skipcache
 from skipcache import Hold, training
-from skipcache.branches.graft import branches_of
+from skipcache.branches.modules import branches_of
 from tests.sampling import build, equal, first, inputs, sample, state
 from tests.test_branches import grafted
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 import skipcache
 from skipcache import Damped, Delta, Forecast, Hold
-from skipcache.branches.graft import branches_of
+from skipcache.branches.modules import branches_of
 from tests.sampling import build, equal, first, inputs, sample, state
 
 FAMILIES = [

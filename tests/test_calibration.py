@@ -15,9 +15,10 @@ from diffusers import DDIMScheduler, DEISMultistepScheduler
 import skipcache
 import skipcache.training
 from skipcache import Calibration, Damped, Forecast, Schedule
+from skipcache.calibration.errors import interpolated
 from skipcache.calibration.placement import place
-from skipcache.calibration.step_maps import Sampler
-from skipcache.calibration.watcher import Seen, Watcher, interpolated, watch
+from skipcache.calibration.step_maps import StepMaps
+from skipcache.calibration.watcher import Seen, Watcher, watch
 from skipcache.policies.base import Step
 from skipcache.policies.placed import Placed
 from skipcache.runtime.corrections import Corrections
@@ -281,7 +282,7 @@ def test_slopes_are_fitted_where_a_line_is_followed():
 def test_one_sample_that_goes_another_way_does_not_hide_the_others():
     model = build("original_dit")
     plain = watch(Watcher(model, skipcache.find_stack(model), None), Guided(model).run)
-    sampler = Sampler(plain, plain)
+    sampler = StepMaps(plain, plain)
     assert sampler.error(plain) == 0
 
     def error(*sizes):

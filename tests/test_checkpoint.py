@@ -12,7 +12,7 @@ from torch import nn
 
 import skipcache
 from skipcache import Hold, Interval
-from skipcache.branches.graft import branches_of
+from skipcache.branches.modules import branches_of
 from tests.originals import OriginalDiT, OriginalLatte
 from tests.sampling import build, equal, sample, state
 from tests.test_branches import grafted

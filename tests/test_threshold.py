@@ -15,7 +15,7 @@ import torch
 import skipcache
 from skipcache import Forecast, Hold, Interval, Schedule, Stack, Threshold
 from skipcache.policies.base import Policy, Step
-from skipcache.trajectory.call import read_call
+from skipcache.trajectory.call import CallReader
 from skipcache.trajectory.drift import Drift, farthest
 from skipcache.trajectory.trajectory import Trajectory
 from tests.pipelines import dit, run_dit, run_wan, wan
@@ -42,8 +42,8 @@ def test_a_step_is_full_from_the_limit_on(drift, full):
 
 
 def test_bounds_decide_without_a_look_at_the_device():
-    policy = Threshold(0.1, most=2, first=3)
-    assert [policy.full(step(i, drift=None if i < 3 else 0.0)) for i in range(5)] == [True, True, True, False, False]
+    policy = Threshold(0.1, most=2)
+    assert [policy.full(step(i, drift=None if i < 1 else 0.0)) for i in range(3)] == [True, False, False]
     assert not policy.full(step(9, since=2, drift=0.0))
     assert policy.full(step(9, since=3))
 
@@ -59,8 +59,6 @@ def test_bounds_decide_without_a_look_at_the_device():
         ({"limit": math.nan}, ValueError, "limit > 0, got nan"),
         ({"most": 0}, ValueError, "most >= 1, got 0"),
         ({"most": 2.5}, TypeError, "an int for most, got 2.5"),
-        ({"first": 0}, ValueError, "first >= 1, got 0"),
-        ({"first": True}, TypeError, "an int for first, got True"),
         ({"agree": 1}, TypeError, "True or False for agree, got 1"),
         ({"agree": "world"}, TypeError, "default process group"),
     ],
@@ -143,13 +141,13 @@ class Denoiser:
         self.trajectory = Trajectory(policy, Forecast(1))
 
     def __call__(self, t, text, H):
-        call = read_call(("x", "t", "text"), "x", "t", (torch.zeros(1, 1), t, text), {})
+        call = CallReader(("x", "t", "text"), "x", "t").read((torch.zeros(1, 1), t, text), {})
         visit = self.trajectory.visit(call)
         H = flat(H)
         if visit.full:
             self.trajectory.record(visit, H, H)
         else:
-            visit.lane.predict(visit.step, Forecast(1)).saw(H)
+            visit.lane.cache.predict(visit.step, Forecast(1)).saw(H)
         return visit.full
 
 
@@ -165,7 +163,7 @@ def test_a_lane_that_has_stopped_asks_for_nothing():
         model(t, null, H)
         model(t, text, 1.0)
     assert [model(t, text, 1.0) for t in (700, 600, 500)] == [True, False, False]
-    assert [lane.drift.H for lane in model.trajectory.lanes.all] == [(), flat(1.0)], "and holds nothing"
+    assert [lane.cache.drift.H for lane in model.trajectory.lanes.all] == [(), flat(1.0)], "and holds nothing"
 
 
 def test_a_trajectory_starts_with_nothing_of_the_last():
@@ -177,9 +175,9 @@ def test_a_trajectory_starts_with_nothing_of_the_last():
 
 
 def test_no_more_than_most_in_a_row():
-    model, text = Denoiser(Threshold(0.2, most=2, first=2)), torch.ones(1)
+    model, text = Denoiser(Threshold(0.2, most=2)), torch.ones(1)
     full = [model(t, text, 1.0) for t in range(900, 100, -100)]
-    assert full == [True, True, False, False, True, False, False, True]
+    assert full == [True, False, False, True, False, False, True, False]
 
 
 def test_static_policies_keep_no_shallow_feature():
@@ -187,7 +185,7 @@ def test_static_policies_keep_no_shallow_feature():
     for t in (900, 800):
         model(t, text, 1.0)
     (lane,) = model.trajectory.lanes.all
-    assert lane.drift is None and lane.predict(1, Hold()).observe is None
+    assert lane.cache.drift is None and lane.cache.predict(1, Hold()).observe is None
     assert len(model.trajectory.tensors) == 2, "R and its slope"
 
 
@@ -357,7 +355,7 @@ def test_a_pipeline_is_sampled_and_restored():
     report = skipcache.report(pipe)
     assert report.full_steps + report.cached_steps == 7 and report.full_at[0] == 0
     skipcache.restore(pipe)
-    skipcache.accelerate(pipe, policy=Threshold(1e-9, first=2))
+    skipcache.accelerate(pipe, policy=Threshold(1e-9, most=1))
     assert torch.equal(run_dit(pipe), plain), "under a tiny limit all steps are full"
 
 

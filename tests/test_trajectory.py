@@ -16,7 +16,7 @@ from diffusers import (
 )
 
 from skipcache import Delta, Forecast, Hold, Interval, Schedule
-from skipcache.trajectory.call import read_call
+from skipcache.trajectory.call import CallReader
 from skipcache.trajectory.lanes import MAX_LANES
 from skipcache.trajectory.trajectory import Trajectory
 
@@ -37,10 +37,10 @@ class Denoiser:
 
     def __call__(self, t, *conditioning, x=None, context=None, **kwargs):
         x = tensor() if x is None else x
-        call = read_call(NAMES, "hidden_states", "timestep", (x, t, *conditioning), kwargs, context)
+        call = CallReader(NAMES, "hidden_states", "timestep").read((x, t, *conditioning), kwargs, context)
         visit = self.trajectory.visit(call, self.schedulers)
         self.lane = visit.lane
-        assert visit.full or visit.lane.kept, "a cached step without a feature"
+        assert visit.full or visit.lane.cache.kept, "a cached step without a feature"
         if visit.full:
             self.trajectory.record(visit, (tensor(),), (tensor(),))
         if self._lanes is not self.trajectory.lanes:
@@ -160,10 +160,10 @@ def test_a_timestep_of_another_shape_starts_a_trajectory():
 
 
 def test_a_call_without_sample_or_timestep_is_none():
-    assert read_call(NAMES, "hidden_states", "timestep", (tensor(),), {}) is None
-    assert read_call(NAMES, "hidden_states", "timestep", (None, 900), {}) is None
-    assert read_call(NAMES, "hidden_states", "timestep", ([], 900), {}) is None
-    assert read_call(NAMES, "hidden_states", "timestep", (tensor(), None), {}) is None
+    assert CallReader(NAMES, "hidden_states", "timestep").read((tensor(),), {}) is None
+    assert CallReader(NAMES, "hidden_states", "timestep").read((None, 900), {}) is None
+    assert CallReader(NAMES, "hidden_states", "timestep").read(([], 900), {}) is None
+    assert CallReader(NAMES, "hidden_states", "timestep").read((tensor(), None), {}) is None
 
 
 def test_arguments_by_name_and_by_place_are_the_same():

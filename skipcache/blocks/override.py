@@ -76,8 +76,11 @@ def _places(module: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
                 yield place, name
 
 
+def is_class_forward(forward: Any, module: nn.Module) -> bool:
+    """`forward` is the method of the module's class, bound to the module."""
+    return isinstance(forward, MethodType) and forward.__self__ is module and forward.__func__ is type(module).forward
+
+
 def _is_inner(forward: Any, module: nn.Module) -> bool:
     """`forward` is the method of the module's class or another override, with no hook around it."""
-    if isinstance(forward, Override):
-        return True
-    return isinstance(forward, MethodType) and forward.__self__ is module and forward.__func__ is type(module).forward
+    return isinstance(forward, Override) or is_class_forward(forward, module)

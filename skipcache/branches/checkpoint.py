@@ -15,20 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skipcache.blocks.streams import usual_width
-from skipcache.branches.graft import (
-    NAME,
-    Layout,
-    SkipBranches,
-    branches_of,
-    check_layout,
-    graft,
-    grafted_branches,
-    layout_in,
-    stack_of,
-    ungraft,
-)
-from skipcache.stack.stack import Stack
+from skipcache.branches.graft import graft, ungraft
+from skipcache.branches.layout import NAME, Layout, check_layout, layout_in
+from skipcache.branches.modules import SkipBranches, branches_of, grafted_branches
+from skipcache.branches.plans import stack_of
+from skipcache.branches.widths import usual_width
+from skipcache.stack import Stack
 
 FILE = "skip_branches.safetensors"
 WEIGHTS = "diffusion_pytorch_model*.safetensors"  # what diffusers' save_pretrained writes

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from skipcache.branches.checkpoint import PathLike, State, check_keys, check_names, fill, read_file, shown
-from skipcache.branches.graft import NAME, Layout, branches_of
-from skipcache.stack.stack import Stack, find_stack
+from skipcache.branches.layout import NAME, Layout
+from skipcache.branches.modules import branches_of
+from skipcache.stack import Stack, find_stack
 
 
 def load_skip_dit(

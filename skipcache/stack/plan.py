@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+
+from skipcache.stack.stack import Stack
 
 Keep = int | Sequence[int]
 
@@ -66,36 +67,14 @@ def make_plan(depth: int, keep: Keep = 1, skips: Sequence[tuple[int, int]] = ())
     return Plan(depth, head, tail, tuple((int(i), int(j)) for i, j in skips))
 
 
-def make_pairs(depth: int, pairs: Sequence[tuple[int, int]] | None = None) -> tuple[tuple[int, int], ...]:
-    """Pairs (source, target) of units for skip branches, by source: all (i, depth - 1 - i) where none are given.
-
-    Raises TypeError for anything but pairs of ints, ValueError where they cross or repeat a unit, or where one does not
-    lead from the first half of the stack into the second.
-    """
-    if pairs is None:
-        pairs = [(i, depth - 1 - i) for i in range(depth // 2)]
-    made = [tuple(pair) if isinstance(pair, (tuple, list)) else () for pair in pairs]
-    if not all(len(pair) == 2 and all(type(unit) is int for unit in pair) for pair in made):
-        raise TypeError(f"pairs: expected (source, target) pairs of ints, got {pairs!r}")
-    if not made:
-        raise ValueError(f"pairs: expected at least one, got none; a stack of {depth} units may have {depth // 2}")
-    made.sort()
-    half, units = depth // 2, [unit for pair in made for unit in pair]
-    for source, target in made:
-        if not (0 <= source < half and depth - half <= target < depth):
-            raise ValueError(
-                f"pairs: expected a source in [0, {half}) and a target in [{depth - half}, {depth}), "
-                f"got ({source}, {target}): a branch leads from the first half of the stack into the second"
-            )
-    if len(set(units)) < len(units):
-        raise ValueError(f"pairs: expected each unit in one pair at most, got {made}")
-    if any(one[1] < other[1] for one, other in pairwise(made)):
-        raise ValueError(f"pairs: expected nested ones, the last source with the first target, got {made}, which cross")
-    return tuple((source, target) for source, target in made)
-
-
 def read_keep(keep: Keep) -> tuple[int, int]:
     ends = (keep, keep) if isinstance(keep, int) else tuple(keep) if isinstance(keep, (tuple, list)) else ()
     if len(ends) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) for n in ends):
         raise TypeError(f"keep: expected an int or (head, tail), got {keep!r}")
     return ends[0], ends[1]
+
+
+def deep_blocks(stack: Stack, plan: Plan) -> range:
+    """The indices among `stack.blocks` of the blocks that a cached step skips."""
+    sizes = [len(unit) for unit in stack.units]
+    return range(sum(sizes[: plan.head]), sum(sizes[: plan.depth - plan.tail]))

@@ -15,18 +15,18 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from skipcache.blocks.streams import Streams, alike, arguments_of, handed_in
+from skipcache.blocks import Outline, Streams, alike, arguments_of, handed_in
+from skipcache.engines.fx.errors import Untraceable
 from skipcache.engines.fx.function_mode import Tracer, tracing
-from skipcache.engines.fx.recording import Spec, Untraceable
 from skipcache.engines.fx.trace import LeafCall, Trace, require
-from skipcache.stack.stack import Stack
+from skipcache.stack import Stack
 
 Predict = Callable[[Streams | None, Sequence[Streams], Sequence[Any]], Streams]
 Points = list[tuple[Tensor, fx.Node]]
 
 
 @dataclass(frozen=True)
-class Layout:
+class Canonical:
     """The model, its stack and batch: what it takes to move a stream to and from the canonical layout."""
 
     model: nn.Module
@@ -75,7 +75,7 @@ class Cut:
         return cls(nodes, path, H, skipped[-1].path, skipped[-1].streams)
 
 
-def finish(trace: Trace, cut: Cut, layout: Layout) -> Any:
+def finish(trace: Trace, cut: Cut, layout: Canonical) -> Any:
     """Give the trace's graph its output, (what the forward returned, H, D); returns the nesting of the first."""
     tracer = trace.tracer
     leaves, nesting = pytree.tree_flatten(trace.output)
@@ -94,9 +94,9 @@ def cut_graph(
     full: fx.Graph,
     tracer: Tracer,
     cut: Cut,
-    layout: Layout,
+    layout: Canonical,
     predict: Predict,
-    kept: Sequence[Sequence[Spec]],
+    kept: Sequence[Sequence[Outline]],
     weights: int,
     observed: bool = False,
 ) -> tuple[fx.Graph, list[Any]]:
@@ -129,11 +129,11 @@ def cut_graph(
     return graph, ours.constants
 
 
-WEIGHT = Spec((), (), torch.float64, torch.device("cpu"))
+WEIGHT = Outline(torch.Size(()), torch.float64, torch.device("cpu"), ())
 
 
-def _input(tracer: Tracer, name: str, spec: Spec) -> Tensor:
-    fake = tracer.blank(spec)
+def _input(tracer: Tracer, name: str, outline: Outline) -> Tensor:
+    fake = tracer.blank(outline)
     tracer.know(fake, tracer.input(name))
     return fake
 
@@ -154,7 +154,7 @@ def _known_again(tracer: Tracer, cut: Cut, copies: dict[fx.Node, fx.Node]) -> St
 
 
 def _check(D_hat: Sequence[Tensor], D: Sequence[Tensor]) -> None:
-    ours, theirs = ([(tuple(x.shape), x.dtype, x.device) for x in streams] for streams in (D_hat, D))
+    ours, theirs = (list(map(Outline.of, streams)) for streams in (D_hat, D))
     if ours != theirs:
         raise Untraceable(f"the predictor gives {ours} where the deep blocks give {theirs}")
 

@@ -21,7 +21,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from skipcache.engines.fx.recording import Spec, Untraceable
+from skipcache.blocks import Outline
+from skipcache.engines.fx.errors import Untraceable
 
 _LITERALS = (int, float, bool, str, complex, type(...), torch.dtype, torch.device, torch.memory_format, torch.layout)
 
@@ -59,10 +60,10 @@ class Tracer(TorchFunctionMode):
     def know(self, fake: Tensor, node: fx.Node) -> None:
         self._known[id(fake)] = _Known(fake, fake, node)
 
-    def blank(self, spec: Spec) -> Tensor:
+    def blank(self, outline: Outline) -> Tensor:
         """A fake tensor, not known yet."""
         with torch._C.DisableTorchFunction(), self._fake:
-            return spec.blank()
+            return outline.blank()
 
     def input(self, name: str) -> fx.Node:
         """A new argument of the graph, behind those that it has."""
@@ -79,7 +80,7 @@ class Tracer(TorchFunctionMode):
                 raise Untraceable("a tensor reached a torch function that no torch function was seen to make")
             path = self._path(x)
             node = self._constant(x) if path is None else self.graph.get_attr(path)
-            self._known[id(x)] = _Known(x, self.blank(Spec.of(x)), node)
+            self._known[id(x)] = _Known(x, self.blank(Outline.exactly(x)), node)
         return self._known[id(x)]
 
     def _path(self, x: Tensor) -> str | None:
