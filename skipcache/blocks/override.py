@@ -62,7 +62,7 @@ def override_of(module: nn.Module, kind: type[T]) -> T | None:
 
 
 def check_plain(module: nn.Module, when: str) -> None:
-    """Raises ValueError where `module` runs under an override: to be restored "first", or "before" something."""
+    """Raises ValueError where `module` is accelerated. `when` completes the message "call skipcache.restore ..."."""
     if override_of(module, Override) is not None:
         raise ValueError(f"{type(module).__name__} is accelerated; call skipcache.restore {when}")
 

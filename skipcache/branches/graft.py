@@ -39,6 +39,9 @@ def graft(
 
     Returns `model`. Raises ValueError or TypeError, before the model is touched, where it is accelerated (restore it
     first), has branches already, its own or grafted ones, or where pairs do not fit.
+
+    Example:
+        skipcache.graft(pipe.transformer, fuse="add", pairs=[(0, 11), (1, 10)])
     """
     if fuse not in FUSES:
         raise ValueError(f"fuse: expected 'add' or 'concat', got {fuse!r}")
@@ -60,7 +63,13 @@ def graft(
 
 
 def ungraft(model: nn.Module) -> nn.Module:
-    """Take grafted skip branches off, weights and all. Raises ValueError where there are none."""
+    """Take grafted skip branches off, with their weights. Returns `model`.
+
+    Raises ValueError where there are none, or where the model is accelerated.
+
+    Example:
+        skipcache.ungraft(pipe.transformer)
+    """
     branches = branches_of(model)
     if branches is None:
         raise ValueError(

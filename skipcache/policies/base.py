@@ -86,7 +86,7 @@ def mismatch_of(policy: Policy, step: Step) -> str | None:
 
 
 def check_number(owner: str, name: str, value: Any, finite: bool = True) -> None:
-    """Raises TypeError for anything but an int or a float, ValueError for NaN and infinity where it must be `finite`."""
+    """Raises TypeError for anything but a number, ValueError for NaN, and for infinity where it must be `finite`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{owner}: expected a number for {name}, got {value!r}")
     if finite and not math.isfinite(value):

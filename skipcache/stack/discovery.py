@@ -17,7 +17,13 @@ TIMESTEP_NAMES = ("timestep", "timesteps", "t", "time", "sigma", "sigmas", "nois
 def find_stack(model: nn.Module) -> Stack:
     """The stack of `model`: what the first adapter that knows it says, else what its structure shows.
 
-    Raises ValueError, naming what was looked for, where neither finds one.
+    Args:
+        model: a denoiser. It is not run.
+
+    Raises ValueError, naming what was looked for, where neither finds a stack.
+
+    Example:
+        print(skipcache.find_stack(pipe.transformer).units)
     """
     for describe in _adapters():
         stack = describe(model)

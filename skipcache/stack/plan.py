@@ -12,10 +12,21 @@ Keep = int | Sequence[int]
 
 @dataclass(frozen=True)
 class Plan:
-    """The cut of a stack of `depth` units: [0, head) and [depth - tail, depth) run on every step, the rest is cached.
+    """The cut of a stack of `depth` units (Skip-Cache, arXiv 2411.17616, section 3.3).
 
-    `skips` are the (source, target) pairs of units that a skip branch joins: the output of `source` is fused into the
-    input of `target`.
+    Units [0, head) and [depth - tail, depth) run on every step; the units between them are skipped on cached steps.
+
+    Args:
+        depth: the number of units.
+        head, tail: units at each end that always run. Raising them costs time and keeps more fidelity.
+        skips: (source, target) pairs of units that a skip branch joins: the output of `source` is fused into the input
+            of `target`.
+
+    Raises ValueError where no unit is left to skip, or where a branch of the tail would start in a skipped unit.
+
+    Example:
+        plan = skipcache.make_plan(28, keep=4)
+        plan.deep_units  # range(4, 24)
     """
 
     depth: int
@@ -58,10 +69,18 @@ class Plan:
 
 
 def make_plan(depth: int, keep: Keep = 1, skips: Sequence[tuple[int, int]] = ()) -> Plan:
-    """The plan that keeps `keep` units at each end: one int for both, or (head, tail).
+    """The plan that keeps `keep` units at each end.
 
-    With skip branches the two ends must be equal and at least 1, so that every branch of the tail starts in the head.
+    Args:
+        depth: the number of units of the stack.
+        keep: one int for both ends, or (head, tail).
+        skips: (source, target) pairs of units that skip branches join. The two ends must then be equal and at least 1,
+            so that every branch of the tail starts in the head.
+
     Raises TypeError for anything but ints, ValueError for ends that do not fit the depth.
+
+    Example:
+        skipcache.make_plan(12, keep=(1, 2))
     """
     head, tail = read_keep(keep)
     return Plan(depth, head, tail, tuple((int(i), int(j)) for i, j in skips))

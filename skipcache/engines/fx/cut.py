@@ -1,7 +1,7 @@
-"""Where a traced forward is cut, and the two graphs that come of it: the full step's, and the cached step's.
+"""Where a traced forward is cut, and the two graphs that follow: that of the full step, and that of the cached step.
 
-The full step also returns H and D. The cached step is given what was kept of full steps; D-hat is predicted inside the
-graph, the deep blocks are gone, and with them all glue that only they needed.
+The full step also returns H and D. The cached step takes what was kept of full steps and predicts D-hat inside the
+graph. Its deep blocks are gone, and with them all glue that only they needed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Canonical:
 
 @dataclass(frozen=True)
 class Cut:
-    """H and D in a trace, as they leave their blocks (without a head, H as it enters one): fakes and their nodes.
+    """H and D in a trace: fake tensors and their nodes, as they leave their blocks. Without a head, H enters a block.
 
     H is None where what enters the first deep block cannot be told apart.
     """
@@ -139,7 +139,7 @@ def _input(tracer: Tracer, name: str, outline: Outline) -> Tensor:
 
 
 def _maker(node: fx.Node) -> fx.Node:
-    """The call that `node` is a part of what it returned."""
+    """The call_module node whose output contains `node`."""
     while node.op != "call_module":
         node = node.all_input_nodes[0]
     return node

@@ -14,7 +14,7 @@ Function = Callable[..., Any]
 
 
 def innermost(function: Function) -> Function:
-    """The function under the decorators: `__wrapped__` is followed while it is seen that it is called."""
+    """The innermost function: follows `__wrapped__` as long as the wrapper's closure holds the wrapped function."""
     inner = getattr(function, "__wrapped__", None)
     return function if inner is None or _cell(function, inner) is None else innermost(inner)
 

@@ -1,8 +1,7 @@
-"""Writes torch functions down as nodes of a graph while a forward runs on fake tensors.
+"""Records torch functions as nodes of a graph while a forward runs on fake tensors.
 
-A torch function mode sees every call of a torch function, whoever makes it. Shapes, dtypes and devices are real, so
-that the forward's own Python runs as ever, and what is given is a tensor to every `isinstance`; a value is not there to
-be read, so that no branch on one can be baked in.
+A torch function mode sees every call of a torch function. Fake tensors have real shapes, dtypes and devices, so the
+forward's own Python runs as usual. They have no values, so no branch on a value can become part of the graph.
 """
 
 from __future__ import annotations
@@ -34,11 +33,12 @@ class _Known(NamedTuple):
 
 
 class Tracer(TorchFunctionMode):
-    """Puts a node into `graph` for every torch function that is called on a tensor with a past.
+    """Records a node for each torch function that is called on a traced tensor.
 
-    A past have the fakes that `know` was told of, the model's parameters, buffers and tensors (read anew at each run of
-    the graph), and what comes of them. What comes of none depends on the signature alone: it is computed once, and is
-    among the `constants`, which the graph takes as inputs. Tensors of two tracers mix where one is `like` the other.
+    Traced tensors are graph inputs, the model's parameters, buffers and tensor attributes (read anew at each run of the
+    graph), and all results of these. A tensor that comes from none of them depends on the signature alone: it is
+    computed once and becomes one of the `constants`, which the graph takes as inputs. A tracer that is `like` another
+    one shares its fake tensors.
     """
 
     def __init__(self, model: nn.Module, graph: fx.Graph, like: Tracer | None = None) -> None:
@@ -55,7 +55,7 @@ class Tracer(TorchFunctionMode):
         self._last_input = placeholders[-1] if placeholders else graph._root
         self._ambient = ambient()
 
-    # Tensors with a past
+    # Traced tensors
 
     def know(self, fake: Tensor, node: fx.Node) -> None:
         self._known[id(fake)] = _Known(fake, fake, node)

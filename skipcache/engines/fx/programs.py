@@ -107,7 +107,7 @@ class Programs:
 
     @property
     def graphs(self) -> Graphs:
-        """With the cached step of the kind of prediction that was met last."""
+        """The full graph and the cached graph that was built last."""
         return Graphs(self.full_program.graph, list(self.cached_programs.values())[-1].graph)
 
     def full(self, args: Any, kwargs: Any, eager: bool = False) -> tuple[Any, Features]:

@@ -1,4 +1,4 @@
-"""The first full step of a signature: it runs as ever, and what its leaves return is written down."""
+"""The first full step of a signature: it runs as usual, and what its leaves return is recorded."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ class Recording:
 
 
 def record(function: Any, model: nn.Module, blocks: Sequence[str], deep: range, args: Any, kwargs: Any) -> Recording:
-    """Run `function(model, *args, **kwargs)`, noting leaf calls; calls within a leaf are the leaf's own business.
+    """Run `function(model, *args, **kwargs)` and record the calls of leaves. Calls within a leaf are not recorded.
 
-    Watched is where H and D are to be read, `deep` being the indices of the deep blocks among `blocks`.
+    `deep` are the indices of the deep blocks among `blocks`. The inputs or outputs of the blocks at which H and D are
+    read are cloned, to detect in-place writes.
     """
     recording = Recording()
     seen: list[tuple[str, Tensor, Tensor]] = []
