@@ -1,7 +1,7 @@
-"""A forward under its decorators: run the decorators, with something else in place of the function at their innermost.
+"""A forward under its decorators: run the decorators, with another function in the place of the innermost one.
 
-A decorator acts on the model (diffusers' `apply_lora_scale` scales its LoRA layers) or on the thread, on every call, so
-it must run on every call and stay out of any graph.
+A decorator acts on the model (diffusers' `apply_lora_scale` scales its LoRA layers) or on the thread. It must do so on
+every call, so it stays outside of the graphs.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import operator
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from skipcache.blocks import Outline
 from skipcache.engines.fx.errors import Untraceable
+from skipcache.engines.fx.nesting import children, has_tensor, mapped, tensor_paths, tensors_in
 
 _LITERALS = (int, float, bool, str, complex, type(...), torch.dtype, torch.device, torch.memory_format, torch.layout)
 
@@ -85,7 +86,7 @@ class Tracer(TorchFunctionMode):
 
     def _path(self, x: Tensor) -> str | None:
         if self._paths is None:
-            self._paths = dict(_tensors(self._model))
+            self._paths = dict(tensor_paths(self._model))
         return self._paths.get(id(x))
 
     def _constant(self, value: Any) -> fx.Node:
@@ -106,14 +107,14 @@ class Tracer(TorchFunctionMode):
         name = _property(func)
         if name is not None:
             return self._read(name, func, args)
-        tensors = list(_tensors_in((args, kwargs)))
+        tensors = list(tensors_in((args, kwargs)))
         if all(id(x) in self._folded for x in tensors):
             return self._fold(func, args, kwargs)
         lifted = [self._lift(x).fake for x in tensors]
-        faked = _mapped((args, kwargs), lambda x: self._known[id(x)].fake)
+        faked = mapped((args, kwargs), lambda x: self._known[id(x)].fake)
         with self._fake, _Watch(func, lifted):
             value = func(*faked[0], **faked[1])
-        return self.follow(value, self.emit(*_target(func, args), kwargs)) if _has_tensor(value) else value
+        return self.follow(value, self.emit(*_target(func, args), kwargs)) if has_tensor(value) else value
 
     def _read(self, name: str, func: Any, args: Any) -> Any:
         """An attribute of a tensor: `x.shape`, `x.T`."""
@@ -128,7 +129,7 @@ class Tracer(TorchFunctionMode):
     def _fold(self, func: Any, args: Any, kwargs: Any) -> Any:
         with _Watch(func, []):
             value = func(*args, **kwargs)
-        self._folded.update((id(x), x) for x in _tensors_in(value))
+        self._folded.update((id(x), x) for x in tensors_in(value))
         return value
 
     def emit(self, op: str, target: Any, args: Any, kwargs: Any) -> fx.Node:
@@ -149,7 +150,7 @@ class Tracer(TorchFunctionMode):
             return slice(*map(self.argument, (value.start, value.stop, value.step)))
         if value is None or type(value) in _LITERALS:
             return value
-        if _has_tensor(value) or any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value)):
+        if has_tensor(value) or any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value)):
             raise Untraceable(f"the forward passes tensors on in a {type(value).__name__}")
         return self._constant(value)
 
@@ -162,10 +163,10 @@ class Tracer(TorchFunctionMode):
 
     def parts(self, value: Any, node: fx.Node) -> Iterator[tuple[Any, fx.Node]]:
         """All that is in `value`, nested as it may be, each with a node that takes it out of what `node` returns."""
-        children = _children(value)
-        if children is None:
+        held = children(value)
+        if held is None:
             yield value, node
-        for take, key, item in children or ():
+        for take, key, item in held or ():
             yield from self.parts(item, self.graph.call_function(take, (node, key)))
 
 
@@ -184,7 +185,7 @@ class _Watch(TorchDispatchMode):
             raise Untraceable(f"the forward draws random numbers, by {self._name}")
         for argument in op._schema.arguments:
             if argument.alias_info is not None and argument.alias_info.is_write:
-                for x in _tensors_in(bound.get(argument.name)):
+                for x in tensors_in(bound.get(argument.name)):
                     if x.untyped_storage()._cdata in self._given:
                         raise Untraceable(f"the forward writes to a tensor in place, by {self._name}")
         return op(*args, **kwargs)
@@ -230,55 +231,6 @@ def _property(func: Any) -> str | None:
         return None
     owner = func.__self__
     return getattr(owner, "__name__", None) or owner.fget.__name__  # type: ignore[attr-defined]
-
-
-def _children(value: Any) -> list[tuple[Any, Any, Any]] | None:
-    """(how to take it, its key, it) for all that `value` holds; None where it holds nothing."""
-    if isinstance(value, (tuple, list)):
-        return [(operator.getitem, i, item) for i, item in enumerate(value)]
-    if isinstance(value, Mapping):
-        return [(operator.getitem, key, item) for key, item in value.items()]
-    if hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
-        return [(getattr, name, getattr(value, name)) for name in value.__dataclass_fields__]
-    return None
-
-
-def _tensors_in(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif type(value) is slice:
-        yield from _tensors_in((value.start, value.stop, value.step))
-    else:
-        for _, _, item in _children(value) or ():
-            yield from _tensors_in(item)
-
-
-def _has_tensor(value: Any) -> bool:
-    return next(_tensors_in(value), None) is not None
-
-
-def _mapped(value: Any, change: Any) -> Any:
-    """`value` with `change` made to the tensors in it."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if type(value) in (tuple, list):
-        return type(value)(_mapped(item, change) for item in value)
-    if type(value) is dict:
-        return {key: _mapped(item, change) for key, item in value.items()}
-    if type(value) is slice:
-        return slice(*(_mapped(part, change) for part in (value.start, value.stop, value.step)))
-    return value
-
-
-def _tensors(model: nn.Module) -> Iterator[tuple[int, str]]:
-    """All tensors that hang on a module of `model`, with the path to read them by; the first path of a shared one."""
-    seen = set()
-    for path, module in model.named_modules():
-        held = {**module.__dict__, **module._parameters, **module._buffers}
-        for name, x in held.items():
-            if isinstance(x, Tensor) and id(x) not in seen:
-                seen.add(id(x))
-                yield id(x), f"{path}.{name}" if path else name
 
 
 @contextmanager
