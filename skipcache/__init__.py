@@ -2,18 +2,13 @@
 
 from skipcache._version import __version__
 from skipcache.api import accelerate, accelerated, graphs, report, reset, restore
-from skipcache.branches.checkpoint import load_branches, save_branches
-from skipcache.branches.graft import graft, ungraft
-from skipcache.branches.skip_dit import load_skip_dit
-from skipcache.calibration.calibrate import calibrate
-from skipcache.calibration.calibration import Calibration
-from skipcache.engines.fx.programs import Graphs
-from skipcache.policies.base import Interval, Schedule, Threshold
-from skipcache.policies.spread import Spread
-from skipcache.predictors.base import Damped, Delta, Forecast, Hold
-from skipcache.runtime.report import Report
-from skipcache.stack.plan import Plan, make_plan
-from skipcache.stack.stack import Stack, find_stack
+from skipcache.branches import graft, load_branches, load_skip_dit, save_branches, ungraft
+from skipcache.calibration import Calibration, calibrate
+from skipcache.engines.fx import Graphs
+from skipcache.policies import Interval, Policy, Schedule, Spread, Step, Threshold
+from skipcache.predictors import Damped, Delta, Forecast, Hold, Predictor
+from skipcache.runtime import Report
+from skipcache.stack import Plan, Stack, find_stack, make_plan
 
 __all__ = [
     "Calibration",
@@ -24,10 +19,13 @@ __all__ = [
     "Hold",
     "Interval",
     "Plan",
+    "Policy",
+    "Predictor",
     "Report",
     "Schedule",
     "Spread",
     "Stack",
+    "Step",
     "Threshold",
     "__version__",
     "accelerate",

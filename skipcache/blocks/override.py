@@ -62,7 +62,7 @@ def override_of(module: nn.Module, kind: type[T]) -> T | None:
 
 
 def check_plain(module: nn.Module, when: str) -> None:
-    """Raises ValueError where `module` runs under an override: to be restored "first", or "before" something."""
+    """Raises ValueError where `module` is accelerated. `when` completes the message "call skipcache.restore ..."."""
     if override_of(module, Override) is not None:
         raise ValueError(f"{type(module).__name__} is accelerated; call skipcache.restore {when}")
 
@@ -76,8 +76,11 @@ def _places(module: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
                 yield place, name
 
 
+def is_class_forward(forward: Any, module: nn.Module) -> bool:
+    """`forward` is the method of the module's class, bound to the module."""
+    return isinstance(forward, MethodType) and forward.__self__ is module and forward.__func__ is type(module).forward
+
+
 def _is_inner(forward: Any, module: nn.Module) -> bool:
     """`forward` is the method of the module's class or another override, with no hook around it."""
-    if isinstance(forward, Override):
-        return True
-    return isinstance(forward, MethodType) and forward.__self__ is module and forward.__func__ is type(module).forward
+    return isinstance(forward, Override) or is_class_forward(forward, module)

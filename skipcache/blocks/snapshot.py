@@ -1,4 +1,4 @@
-"""Proof by trial: a cached step that is given D itself must give the full step's output, to the bit."""
+"""What a run of a model may leave behind: noted before it, and put back after it."""
 
 from __future__ import annotations
 
@@ -9,48 +9,26 @@ from typing import Any
 
 import numpy
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
-
-def same_output(one: Any, other: Any) -> bool:
-    """Both have equal tensors, at least one. NaN equals NaN."""
-    ours, theirs = list(tensors_of(one)), list(tensors_of(other))
-    return len(ours) == len(theirs) > 0 and all(map(_equal, ours, theirs))
-
-
-def tensors_of(output: Any) -> Iterator[Tensor]:
-    for leaf in pytree.tree_leaves(output):
-        if isinstance(leaf, Tensor):
-            yield leaf
-        elif hasattr(leaf, "__dict__"):
-            yield from (x for x in vars(leaf).values() if isinstance(x, Tensor))
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    if (a.shape, a.dtype) != (b.shape, b.dtype):
-        return False
-    if a.is_meta and b.is_meta:
-        return True  # no values
-    return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
+from skipcache.blocks.attributes import TORCH, WRAPPERS
 
 
 @contextmanager
 def quietly(device: torch.device, model: nn.Module) -> Iterator[None]:
     """A trial run: it takes no random numbers from the run it is part of, and what it writes on `model` is put back."""
-    moment = Moment(device, model)
+    before = Snapshot(device, model)
     try:
         yield
     finally:
-        moment.put_back()
+        before.put_back()
 
 
-# What modules and their hooks (offloading moves weights) keep there, beside the attributes of a model's own code.
-_NOT_OWN = frozenset(vars(nn.Module())) | {"forward", "_old_forward", "_hf_hook", "_diffusers_hook", "cache_context"}
+_NOT_OWN = TORCH | WRAPPERS  # hooks move weights between devices, and that must stay
 _CONTAINERS = (list, set, dict)
 
 
-class Moment:
+class Snapshot:
     """What a run of `model` may leave behind, as it is now: the generators, all attributes, the values of buffers."""
 
     def __init__(self, device: torch.device, model: nn.Module) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
-import textwrap
-from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from skipcache.blocks.outline import Outline
 
 Streams = tuple[Tensor, ...]
 
@@ -24,7 +23,7 @@ def alike(streams: Streams, arguments: Mapping[Hashable, Any]) -> tuple[Hashable
     """A guess at the inlets: for each stream the first argument, not taken yet, that looks like it."""
     inlets: list[Hashable] = []
     for stream in streams:
-        fitting = (k for k, x in arguments.items() if isinstance(x, Tensor) and _look(x) == _look(stream))
+        fitting = (k for k, x in arguments.items() if isinstance(x, Tensor) and Outline.of(x) == Outline.of(stream))
         inlets.append(next((key for key in fitting if key not in inlets), None))
     return tuple(inlets)
 
@@ -54,28 +53,10 @@ def handed_in(streams: Streams, arguments: Mapping[Hashable, Any]) -> tuple[Hash
     return tuple(next((key for key, x in arguments.items() if x is stream), None) for stream in streams)
 
 
-def _look(x: Tensor) -> Any:
-    return tuple(x.shape), x.dtype, x.device
-
-
-def stream_count(block: nn.Module) -> int:
-    """How many tensors the block returns, by the `return` of its code; 1 where that does not show it."""
-    try:
-        code = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(type(block).forward))))
-    except (OSError, TypeError, SyntaxError):
-        return 1
-    returned = [node.value for node in ast.walk(code) if isinstance(node, ast.Return)]
-    tuples = [[x for x in value.elts if not _is_none(x)] for value in returned if isinstance(value, ast.Tuple)]
-    return max(map(len, tuples), default=1)
-
-
-def _is_none(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None
-
-
-def usual_width(block: nn.Module) -> int:
-    """What most of the block's linear layers take in."""
-    taken = Counter(module.in_features for module in block.modules() if isinstance(module, nn.Linear))
-    if not taken:
-        raise ValueError(f"width: {type(block).__name__} has no linear layer to tell it by; pass width=...")
-    return max(taken, key=lambda n: (taken[n], -n))
+def tensors_of(output: Any) -> Iterator[Tensor]:
+    """All tensors of a model's output, in order; those of an output object are its attributes."""
+    for leaf in pytree.tree_leaves(output):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif hasattr(leaf, "__dict__"):
+            yield from (x for x in vars(leaf).values() if isinstance(x, Tensor))

@@ -15,20 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skipcache.blocks.streams import usual_width
-from skipcache.branches.graft import (
-    NAME,
-    Layout,
-    SkipBranches,
-    branches_of,
-    check_layout,
-    graft,
-    grafted_branches,
-    layout_in,
-    stack_of,
-    ungraft,
-)
-from skipcache.stack.stack import Stack
+from skipcache.branches.graft import graft, ungraft
+from skipcache.branches.layout import NAME, Layout, check_layout, layout_in
+from skipcache.branches.modules import SkipBranches, branches_of, grafted_branches
+from skipcache.branches.plans import stack_of
+from skipcache.branches.widths import usual_width
+from skipcache.stack import Stack
 
 FILE = "skip_branches.safetensors"
 WEIGHTS = "diffusion_pytorch_model*.safetensors"  # what diffusers' save_pretrained writes
@@ -40,10 +32,17 @@ PathLike = str | Path
 
 
 def save_branches(model: nn.Module, path: PathLike) -> Path:
-    """Write the grafted branches of `model`, without the backbone, to a .safetensors file or into a folder.
+    """Write the grafted branches of `model`, without the backbone.
 
-    The layout (fuse, pairs, widths) and the backbone's class are in the metadata. Returns the file's path. Raises
-    ValueError where the model has no grafted branches.
+    Args:
+        model: a model with grafted branches.
+        path: a .safetensors file, or a folder. The layout (fuse, pairs, widths) and the backbone's class are in the
+            file's metadata.
+
+    Returns the file's path. Raises ValueError where the model has no grafted branches.
+
+    Example:
+        skipcache.save_branches(model, "branches.safetensors")
     """
     branches = grafted_branches(model)
     path = Path(path)
@@ -56,11 +55,18 @@ def save_branches(model: nn.Module, path: PathLike) -> Path:
 
 
 def load_branches(model: nn.Module, path: PathLike, *, stack: Stack | None = None) -> nn.Module:
-    """Give `model` the branches of a file of `save_branches`, or of a folder that it or `save_pretrained` wrote.
+    """Give `model` the skip branches (Skip-DiT, arXiv 2411.17616) of a file.
 
-    A plain model is grafted; one with grafted branches of the same layout takes the weights. Returns `model`. Raises
-    ValueError, naming both sides, where the file is for another class, depth, width or layout; the model is then as
-    it was.
+    Args:
+        model: a plain model, which is grafted, or one grafted with the same layout, which takes the weights.
+        path: a file of `save_branches`, or a folder that it or diffusers' `save_pretrained` wrote.
+        stack: where the blocks are, for a model whose structure does not show it.
+
+    Returns `model`. Raises ValueError, naming both sides, where the file is for another class, depth, width or layout;
+    the model is then as it was.
+
+    Example:
+        skipcache.load_branches(pipe.transformer, "branches.safetensors")
     """
     layout, backbone, tensors = _read_branches(Path(path))
     if backbone not in (None, type(model).__name__):

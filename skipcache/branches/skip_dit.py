@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from skipcache.branches.checkpoint import PathLike, State, check_keys, check_names, fill, read_file, shown
-from skipcache.branches.graft import NAME, Layout, branches_of
-from skipcache.stack.stack import Stack, find_stack
+from skipcache.branches.layout import NAME, Layout
+from skipcache.branches.modules import branches_of
+from skipcache.stack import Stack, find_stack
 
 
 def load_skip_dit(
@@ -25,8 +26,13 @@ def load_skip_dit(
         checkpoint: a path (.safetensors, or anything torch.load reads with weights_only=True), or a state dict, bare or
             under "ema".
 
+        stack: where the blocks are, for a model whose structure does not show it.
+
     Returns `model`. Raises ValueError where keys are missing or unexpected, or shapes differ, with a list, and where a
     file cannot be read; the model is then as it was. Source: github.com/OpenSparseLLMs/Skip-DiT.
+
+    Example:
+        skipcache.load_skip_dit(model, "DiT-XL-2-skip.pt")
     """
     if branches_of(model) is not None:
         raise ValueError(f"{type(model).__name__} has grafted skip branches; call skipcache.ungraft first")

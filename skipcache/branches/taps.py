@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from skipcache.blocks.override import Override
-from skipcache.blocks.streams import Streams, alike, arguments_of, handed_in, take_apart
-from skipcache.stack.stack import Stack
+from skipcache.blocks import Override, Streams, alike, arguments_of, handed_in, take_apart
+from skipcache.stack import Stack
 
 SKIPS = "skipcache_skips"  # the argument by which a graph hands over: {the block's argument: what is fused into it}
 

@@ -1,10 +1,10 @@
 """`calibrate`: which units to keep, where the full steps stand and what to add to the output, by trial.
 
-Every full step s, with the one before it, s', forecasts the deep feature of the steps after it. On an uncached run the
-error that this makes in the output is measured for s' < s < t near each other; dynamic programming picks the full steps
-with the least sum. They come out sparse where features move along, and dense where they turn. That placement and a few
-that rest on no measurement are then run, with corrections fitted on the way; the one whose last state is nearest to the
-uncached run's is taken. Beside them stands what `speedup=` does, with `Damped` and without corrections.
+Each full step s, with the full step s' before it, forecasts the deep feature of the steps after it. On an uncached run
+the error that this makes in the output is measured for s' < s < t near each other. Dynamic programming picks the full
+steps with the least sum of errors. That placement and a few that need no measurement are then run, with corrections
+fitted on the way, and so is what `speedup=` does, with `Damped` and without corrections. The placement whose last state
+is nearest to the uncached run's is taken.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 
-from skipcache.blocks.override import check_plain
-from skipcache.branches.graft import planned
+from skipcache.blocks import check_plain
+from skipcache.branches import planned
 from skipcache.calibration.calibration import Calibration
+from skipcache.calibration.runs import Runs
 from skipcache.calibration.search import Goal, Search
-from skipcache.engines.hooks.engine import HookEngine
-from skipcache.stack.denoisers import find_denoisers
-from skipcache.stack.plan import Keep
-from skipcache.stack.stack import Stack
+from skipcache.engines.hooks import HookEngine
+from skipcache.stack import Keep, Stack, find_denoisers
 
 KEEPS: tuple[Keep, ...] = (0, 1)  # what keep="auto" tries
 
@@ -40,22 +39,31 @@ def calibrate(
     stack: Stack | None = None,
     progress: bool = True,
 ) -> Calibration:
-    """Find by measuring how to spend a run's compute best. `target` is left as it was.
+    """Find by trial runs how to spend a run's compute best. `target` is left as it was.
 
     Args:
         target: a plain denoiser, or a pipeline that holds one.
         run: samples in any way, a pipeline call or a loop, with seeds and prompts that you will not test on. It is
-            called about eight times, and must repeat itself: seed inside of it. One call of 4 to 16 images is enough;
+            called about eight times and must repeat itself, so seed inside of it. One call of 4 to 16 images is enough;
             several runs in a row, with as many steps each, count too.
-        speedup, full_steps, max_error: what to reach, one of them: FLOPs of an uncached run over those of a cached one;
-            the number of full steps; how far the last state may stray from the uncached run's, over its size.
+        speedup: a goal: FLOPs of an uncached run over those of a cached one, at least. Give one of three goals.
+        full_steps: a goal: the number of full steps.
+        max_error: a goal: how far the last state may be from the uncached run's, over its size, at most.
         keep: units run at each end on a cached step, one int or (head, tail); "auto" tries 0 and 1.
         correct: fit scalars that are added to the output. False leaves the output of full steps as it is.
+        stack: where the blocks are, for a model whose structure does not show it.
         progress: show a bar.
 
-    Takes about as long as 7 uncached runs, and holds at most 50 deep features per lane, and per step of the run
-    three pairs of a sample and an output. Raises ValueError where the goal cannot be reached, and where the run never
-    calls the model, or differs from one time to the next.
+    Takes about as long as 7 uncached runs. Holds at most 50 deep features per lane, and three pairs of a sample and
+    an output per step of the run.
+
+    Returns a `Calibration`, to be passed to `accelerate` or saved. Raises ValueError where the goal cannot be reached,
+    where the model cannot be cached, and where the run never calls the model or differs from one time to the next.
+
+    Example:
+        seeded = lambda: torch.Generator().manual_seed(7)
+        found = skipcache.calibrate(pipe, lambda: pipe(prompts, generator=seeded()), speedup=2.2)
+        skipcache.accelerate(pipe, calibration=found)
     """
     goal = _read_goal({"speedup": speedup, "full_steps": full_steps, "max_error": max_error})
     if isinstance(run, type) or not callable(run):
@@ -64,12 +72,12 @@ def calibrate(
     engines = [HookEngine(model, *planned(model, ends, stack)) for ends in _keeps(model, keep, stack)]
     scheduler = getattr(target, "scheduler", None)
     with _bar(progress) as tick:
-        search = Search(model, engines, scheduler, run, goal, correct, tick)
+        search = Search(Runs(model, engines, scheduler, run, tick), goal, correct)
         found = search.found()
     if found is None:
         raise ValueError(
-            f"{goal[0]}: {goal[1]} is out of reach; a run of {search.steps} steps with 2 full ones would have a "
-            f"speedup of {search.most:.2f}"
+            f"{goal.name}: {goal.value} is out of reach; a run of {search.runs.steps} steps with 2 full ones would "
+            f"have a speedup of {search.most:.2f}"
         )
     return found
 
@@ -120,4 +128,4 @@ def _read_goal(goals: Mapping[str, Any]) -> Goal:
     lowest = {"speedup": 1, "full_steps": 2, "max_error": 0}[name]
     if not goal >= lowest:
         raise ValueError(f"{name}: expected at least {lowest}, got {goal}")
-    return name, goal
+    return Goal(name, goal)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from torch import nn
 
-from skipcache.policies.placed import Placed
-from skipcache.predictors.base import Damped, Forecast
-from skipcache.runtime.corrections import Corrections
+from skipcache.policies import Placed
+from skipcache.predictors import Damped, Forecast
+from skipcache.runtime import Corrections
+
+FORMAT = 2  # of the files; 1 had no number, and `damped` in the place of `predictor`
+PREDICTORS = MappingProxyType({"forecast": Forecast(1), "damped": Damped()})  # by their names in files
+NAMES = MappingProxyType({predictor: name for name, predictor in PREDICTORS.items()})
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,11 @@ class Calibration:
         guidance: the scale of classifier-free guidance, if it could be told from the run.
         corrections: by step, the slopes of the forecast and the scalars that are added to the output; None where they
             did not help.
-        damped: the predictor is `Damped()`, not `Forecast(1)`.
+        predictor: `Forecast(1)` or `Damped()`.
+
+    Example:
+        found.save("dit-50-steps.json")
+        skipcache.accelerate(pipe, calibration=skipcache.Calibration.load("dit-50-steps.json"))
     """
 
     model: str
@@ -42,34 +51,42 @@ class Calibration:
     scheduler: str | None = None
     guidance: float | None = None
     corrections: Corrections | None = None
-    damped: bool = False
+    predictor: Forecast | Damped = field(default_factory=Forecast)
 
     def __post_init__(self) -> None:
-        if self.damped and self.corrections is not None and self.corrections.slopes:
+        if self.predictor not in PREDICTORS.values():
+            raise ValueError(f"Calibration: expected Forecast(1) or Damped() as predictor, got {self.predictor!r}")
+        if self.predictor == Damped() and self.corrections is not None and self.corrections.slopes:
             raise ValueError("Calibration: slopes are those of Forecast(1), and Damped finds its own; give one")
 
     @property
     def policy(self) -> Placed:
         return Placed(self.full_steps, self.timesteps, self.scheduler)
 
-    @property
-    def predictor(self) -> Forecast | Damped:
-        return Damped() if self.damped else Forecast(1)
-
     def save(self, path: str | Path) -> Path:
-        """As JSON."""
+        """Write a JSON file; returns its path. `load` reads it."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"skipcache": "calibration", **asdict(self)}) + "\n")
+        facts = {**asdict(self), "predictor": NAMES[self.predictor]}
+        path.write_text(json.dumps({"skipcache": "calibration", "format": FORMAT, **facts}) + "\n")
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
-        """Raises ValueError where the file is not one that `save` wrote."""
+        """Read what `save` wrote, in this version or an earlier one.
+
+        Raises ValueError where the file is of another kind, cut off, or written by a newer version.
+        """
         try:
             facts = json.loads(Path(path).read_text())
             if facts.pop("skipcache") != "calibration":
                 raise ValueError("another kind of file")
+            written = facts.pop("format", 1)
+            if written not in range(1, FORMAT + 1):
+                raise ValueError(f"expected a format up to {FORMAT}, got {written}; update skipcache")
+            if written == 1:
+                facts["predictor"] = "damped" if facts.pop("damped", False) else "forecast"
+            facts["predictor"] = PREDICTORS[facts["predictor"]]
             facts |= {name: tuple(facts[name]) for name in ("keep", "timesteps", "full_steps")}
             if facts["corrections"] is not None:
                 scalars, slopes = facts["corrections"]["scalars"], facts["corrections"]["slopes"]

@@ -1,106 +1,79 @@
-"""The runs of one calibration: errors measured, placements tried, corrections fitted, each beside the uncached run."""
+"""Which placement of full steps, with which units kept, comes nearest to the uncached run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from torch import nn
-
-from skipcache.blocks.snapshot import quietly
 from skipcache.calibration.calibration import Calibration
 from skipcache.calibration.placement import place
-from skipcache.calibration.step_maps import Sampler
-from skipcache.calibration.trial import Trial
-from skipcache.calibration.watcher import PREDICTOR, Measure, watch
-from skipcache.engines.hooks.engine import HookEngine
-from skipcache.policies.placed import Placed
-from skipcache.policies.spread import SHORT, SHORT_POWER, Spread
-from skipcache.predictors.base import Damped, Forecast
-from skipcache.runtime.corrections import Corrections
-from skipcache.runtime.flops import count_flops, zero_call
-from skipcache.trajectory.call import Call
+from skipcache.calibration.runs import Cost, Runs
+from skipcache.calibration.watcher import PREDICTOR
+from skipcache.engines.hooks import HookEngine
+from skipcache.policies import SHORT, SHORT_POWER, Spread
+from skipcache.predictors import Damped, Forecast
+from skipcache.runtime import Corrections
 
 STRETCH = 3  # the longest distance that is tried, over the mean one
 USUAL_STEPS = 50  # of a run, where no scheduler tells before it has ended
 USUAL_DISTANCE = 4  # between full steps, where the goal does not tell
-LEARNING = 4  # the interval of the run on which the sampler is learned
 POWERS = (2.0, 2.5)  # of `Spread`, whose placements rest on no measurement
 POWERS_IN_SHORT = (SHORT_POWER, 2.5)  # in few steps one of them nearer to even
 DAMPED = "damped"  # the way of `accelerate(speedup=)`, without corrections
 
-Goal = tuple[str, float]  # "speedup", "full_steps" or "max_error", and how much of it
-
 
 @dataclass(frozen=True)
-class Cost:
-    """FLOPs of a full and of a cached call."""
+class Goal:
+    """What to reach: `name` is "speedup", "full_steps" or "max_error"."""
 
-    full: int
-    cached: int
+    name: str
+    value: float
 
-    def speedup(self, full_steps: int, steps: int) -> float:
-        """The FLOP-ideal one of a run."""
-        return steps * self.full / (full_steps * self.full + (steps - full_steps) * self.cached)
+    def full_steps(self, cost: Cost, steps: int) -> int | None:
+        """The number of full steps in a run; the most that may be tried where an error is asked for; None: no way."""
+        if self.name == "full_steps":
+            return int(self.value)
+        if self.name == "speedup":
+            return max((k for k in range(2, steps + 1) if cost.speedup(k, steps) >= self.value), default=None)
+        return steps
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A placement, what was fitted on the way, and how far the last state was from the uncached run's, over its size.
+    """A placement that was run, what was fitted on the way, and how far its last state was from the uncached run's.
 
-    `is_final`: a run with these corrections would come out just so.
+    `is_final`: a run with these corrections would give the same samples, so that no confirming run is needed.
     """
 
     engine: HookEngine
-    policy: Placed
+    full_steps: tuple[int, ...]
     error: float
     corrections: Corrections | None = None
     is_final: bool = True
     predictor: Forecast | Damped = PREDICTOR
 
 
-@dataclass
 class Search:
-    """All runs of one calibration. The first is uncached: errors are measured on it, the others compared with it."""
+    """The choices of one calibration. `correct`: corrections are fitted, where the output can be corrected."""
 
-    model: nn.Module
-    engines: list[HookEngine]  # one for each choice of units
-    scheduler: Any
-    run: Callable[[], Any]
-    goal: Goal
-    correct: bool
-    tick: Callable[[str], None]
-
-    def __post_init__(self) -> None:
-        self.costs: list[Cost] = []  # of the engines
-        self.sampler: Sampler | None = None
+    def __init__(self, runs: Runs, goal: Goal, correct: bool) -> None:
+        self.runs, self.goal, self.correct = runs, goal, correct
         self._placed: dict[int, tuple[int, ...]] | None = None
-        self._way: str | None = None  # to place that did best
-        engine = self.engines[0]
-        tick = lambda: self.tick(_what(engine, "the uncached run"))  # noqa: E731
-        self.uncached = Measure(self.model, engine, self.scheduler, self._longest, tick)
-        with _attached(engine):
-            watch(self.uncached, self.run)
-        self.uncached.trajectory.drop()
-        if not self.costs:
-            raise ValueError(f"run: it never called {type(self.model).__name__} with a sample and a timestep")
-        self.steps = self.uncached.steps()
+        self._way: str | None = None  # to place full steps, the one that did best
 
     def found(self) -> Calibration | None:
-        """The best calibration of all choices of units that reach the goal."""
-        name, value = self.goal
-        if name == "full_steps" and value > self.steps:
-            raise ValueError(f"full_steps: expected at most {self.steps}, the steps of the run, got {value}")
-        counts = [self._count(cost, self.steps) for cost in self.costs]
-        asked = [(e, c, cost) for e, c, cost in zip(self.engines, counts, self.costs) if c is not None]
-        if name == "max_error":
-            reached = [(self._fewest(e, count, value), cost) for e, count, cost in asked]
+        """The best calibration of all choices of units that reach the goal; None where none does."""
+        self.runs.sample_uncached(self._longest)
+        goal, runs = self.goal, self.runs
+        if goal.name == "full_steps" and goal.value > runs.steps:
+            raise ValueError(f"full_steps: expected at most {runs.steps}, the steps of the run, got {int(goal.value)}")
+        asked = [(e, goal.full_steps(cost, runs.steps), cost) for e, cost in zip(runs.engines, runs.costs)]
+        possible = [(e, count, cost) for e, count, cost in asked if count is not None]
+        if goal.name == "max_error":
+            reached = [(self._fewest(e, count, goal.value), cost) for e, count, cost in possible]
             made = [self._calibration(tried, cost) for tried, cost in reached if tried is not None]
             return max(made, key=lambda c: c.speedup, default=None)
-        trials = [(self._nearest(e, count), cost) for e, count, cost in asked]
+        trials = [(self._nearest(e, count), cost) for e, count, cost in possible]
         if not trials:
             return None
         best, cost = min(trials, key=lambda trial: trial[0].error)
@@ -109,27 +82,27 @@ class Search:
     @property
     def most(self) -> float:
         """The largest speedup that any choice of units reaches with 2 full steps."""
-        return max(cost.speedup(2, self.steps) for cost in self.costs)
+        return max(cost.speedup(2, self.runs.steps) for cost in self.runs.costs)
 
-    def _longest(self, blank: Call, steps: int | None) -> int:
-        """The largest distance between full steps that is tried, told by the first call of all."""
-        self.costs = [self._cost(engine, blank) for engine in self.engines]
-        if self.goal[0] == "max_error":
+    def _longest(self, costs: list[Cost], steps: int | None) -> int:
+        """The longest distance between full steps that is tried."""
+        if self.goal.name == "max_error":
             return STRETCH * USUAL_DISTANCE
         steps = steps or USUAL_STEPS
-        counts = (self._count(cost, steps) for cost in self.costs)
+        counts = (self.goal.full_steps(cost, steps) for cost in costs)
         fewest = min((count for count in counts if count is not None), default=steps)
         return max(2, math.ceil(STRETCH * steps / fewest))
 
     def _nearest(self, engine: HookEngine, count: int) -> Tried:
-        """By the best of the ways to place: found by trial with the units of the first engine, then kept."""
-        share = count / self.steps
-        powers = POWERS_IN_SHORT if self.steps <= SHORT else POWERS
-        ways = {str(power): Spread(share, power).places(self.steps) for power in powers}
+        """The best of the ways to place: found by trial with the units of the first engine, and then kept."""
+        steps = self.runs.steps
+        share = count / steps
+        powers = POWERS_IN_SHORT if steps <= SHORT else POWERS
+        ways = {str(power): Spread(share, power).places(steps) for power in powers}
         measured = self._placements().get(count)
         ways |= {"measured": measured} if measured is not None else {}
         distinct = {places: way for way, places in ways.items()}
-        ways[DAMPED] = Spread(share).places(self.steps)
+        ways[DAMPED] = Spread(share).places(steps)
         tried = [self._way] if self._way in ways else [*distinct.values(), DAMPED]
         trials = {
             way: self._bare(engine, ways[way], Damped()) if way == DAMPED else self._fitted(engine, ways[way])
@@ -141,7 +114,8 @@ class Search:
     def _placements(self) -> dict[int, tuple[int, ...]]:
         """By number of full steps, whatever the units: errors are measured with those of the first engine."""
         if self._placed is None:
-            found = place(self.uncached.errors(), self.steps, range(1, self.uncached.knots[-1] + 1), self.steps)
+            measure, steps = self.runs.uncached, self.runs.steps
+            found = place(measure.errors(), steps, range(1, measure.knots[-1] + 1), steps)
             self._placed = {k: placement.full_steps for k, placement in found.items()}
         return self._placed
 
@@ -159,96 +133,39 @@ class Search:
 
     def _fitted(self, engine: HookEngine, full_steps: tuple[int, ...]) -> Tried:
         """A trial on which corrections are fitted, where they are asked for and can be had."""
-        if not (self.correct and self.uncached.correctable):
+        if not (self.correct and self.runs.uncached.correctable):
             return self._bare(engine, full_steps)
-        sampler, policy = self._known_sampler(engine), self._policy(full_steps)
-        trial = self._run(engine, policy, sampler)
-        return Tried(engine, policy, sampler.error(trial), trial.corrections, trial.is_joint)
+        trial = self.runs.trial(engine, full_steps, fit=True)
+        error = self.runs.maps(engine).error(trial)
+        return Tried(engine, full_steps, error, trial.corrections, trial.is_joint)
 
     def _bare(self, engine: HookEngine, full_steps: tuple[int, ...], predictor: Forecast | Damped = PREDICTOR) -> Tried:
-        policy = self._policy(full_steps)
-        error = self._known_sampler(engine).error(self._run(engine, policy, predictor=predictor))
-        return Tried(engine, policy, error, predictor=predictor)
-
-    def _policy(self, full_steps: tuple[int, ...]) -> Placed:
-        return Placed(full_steps, self.uncached.timesteps())
+        trial = self.runs.trial(engine, full_steps, predictor=predictor)
+        return Tried(engine, full_steps, self.runs.maps(engine).error(trial), predictor=predictor)
 
     def _settled(self, tried: Tried) -> Tried:
         """With corrections as they come out, or without, where they do not help."""
-        engine, policy, corrections = tried.engine, tried.policy, tried.corrections
+        engine, full_steps, corrections = tried.engine, tried.full_steps, tried.corrections
         if corrections is None:
             return tried
         if not tried.is_final:
-            trial = self._run(engine, policy, corrections=corrections)
-            tried = Tried(engine, policy, self._known_sampler(engine).error(trial), corrections)
-        bare = self._bare(engine, policy.full_steps)
+            trial = self.runs.trial(engine, full_steps, corrections=corrections)
+            tried = Tried(engine, full_steps, self.runs.maps(engine).error(trial), corrections)
+        bare = self._bare(engine, full_steps)
         return bare if bare.error <= tried.error else tried
 
     def _calibration(self, tried: Tried, cost: Cost) -> Calibration:
-        plan, policy = tried.engine.plan, tried.policy
+        runs, plan = self.runs, tried.engine.plan
         return Calibration(
-            type(self.model).__name__,
-            plan.depth,
-            (plan.head, plan.tail),
-            policy.timesteps,
-            policy.full_steps,
-            tried.error,
-            cost.speedup(len(policy.full_steps), self.steps),
-            None if self.scheduler is None else type(self.scheduler).__name__,
-            self._known_sampler(tried.engine).guidance,
-            tried.corrections,
-            isinstance(tried.predictor, Damped),
+            model=type(runs.model).__name__,
+            depth=plan.depth,
+            keep=(plan.head, plan.tail),
+            timesteps=runs.uncached.timesteps(),
+            full_steps=tried.full_steps,
+            error=tried.error,
+            speedup=cost.speedup(len(tried.full_steps), runs.steps),
+            scheduler=None if runs.scheduler is None else type(runs.scheduler).__name__,
+            guidance=runs.maps(tried.engine).guidance,
+            corrections=tried.corrections,
+            predictor=tried.predictor,
         )
-
-    def _known_sampler(self, engine: HookEngine) -> Sampler:
-        """Learned once, from a run with cached steps from the first one on."""
-        if self.sampler is None:
-            policy = self._policy(tuple(range(0, self.steps, LEARNING)))
-            self.sampler = Sampler(self.uncached, self._run(engine, policy))
-        return self.sampler
-
-    def _run(
-        self,
-        engine: HookEngine,
-        policy: Placed,
-        sampler: Sampler | None = None,
-        corrections: Corrections | None = None,
-        predictor: Forecast | Damped = PREDICTOR,
-    ) -> Trial:
-        self.tick(_what(engine, f"trying {len(policy.full_steps)} full steps"))
-        trial = Trial(self.model, engine, self.scheduler, policy, sampler, corrections, predictor)
-        with _attached(engine):
-            watch(trial, self.run).check_repeats(self.uncached)
-        return trial
-
-    def _cost(self, engine: HookEngine, blank: Call) -> Cost:
-        """Counted within the uncached run, which it leaves as it was."""
-        plain, zeros = self.uncached.plain, zero_call(blank)
-        with _attached(engine):
-            with quietly(zeros.sample.device, self.model):
-                engine.full(plain, zeros)
-            return Cost(*count_flops(lambda call, step: step(call), engine, plain, blank, PREDICTOR))
-
-    def _count(self, cost: Cost, steps: int) -> int | None:
-        """The number of full steps in a run of so many; with max_error the most that may be tried."""
-        name, value = self.goal
-        if name == "full_steps":
-            return int(value)
-        if name == "speedup":
-            return max((k for k in range(2, steps + 1) if cost.speedup(k, steps) >= value), default=None)
-        return steps
-
-
-@contextmanager
-def _attached(engine: HookEngine) -> Iterator[None]:
-    before = engine.attached
-    engine.attach()
-    try:
-        yield
-    finally:
-        if not before:
-            engine.detach()
-
-
-def _what(engine: HookEngine, doing: str) -> str:
-    return f"keep ({engine.plan.head}, {engine.plan.tail}): {doing}"

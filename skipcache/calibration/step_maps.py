@@ -1,8 +1,8 @@
 """What a sampler makes of x and the model's outputs, learned from two runs of one noise.
 
-It is linear for all common samplers, but its weights are known to nobody here. They show in the differences of an
-uncached and a cached run: whatever else goes into the next state (the sampler's own noise) is the same in both and
-drops out.
+For all common samplers the next state is linear in x and in the outputs, with weights that are not known here. They are
+found from the differences between an uncached and a cached run: whatever else goes into the next state (the sampler's
+own noise) is the same in both and drops out.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class StepMap:
         return sum(self.e.values())
 
 
-class Sampler:
-    """What the sampler does from step to step, learned from an uncached and a cached run of the same noise.
+class StepMaps:
+    """The linear map of each step, learned from an uncached and a cached run of the same noise.
 
     Rows of one x in a call (or in the calls of several lanes) are the parts that guidance mixes.
     """
@@ -46,17 +46,17 @@ class Sampler:
         last = uncached.seen[0][-1]
         self.rows = {lane: _grouped(seen.x) for lane, seen in last.items()}
         whole = len(cached.seen) == len(uncached.seen)
-        self.maps = [self._map(cached, i) if whole else None for i in range(uncached.steps() - 1)]
+        self.by_step = [self._map(cached, i) if whole else None for i in range(uncached.steps() - 1)]
 
     @property
     def guidance(self) -> float | None:
         """The scale of classifier-free guidance: the weight of one of two parts, where the other has the rest."""
         weights = [
-            max(w / m.total for w in m.e.values()) for m in self.maps if m is not None and len(m.e) == 2 and m.total
+            max(w / m.total for w in m.e.values()) for m in self.by_step if m is not None and len(m.e) == 2 and m.total
         ]
         return round(sorted(weights)[len(weights) // 2], 3) if weights else None
 
-    def drift(self, cached: Watcher, run: int, step: int) -> tuple[Tensor, dict[Part, Tensor]] | None:
+    def difference(self, cached: Watcher, run: int, step: int) -> tuple[Tensor, dict[Part, Tensor]] | None:
         """(dx, de by part) at a step, by state; None where the runs did not make the same calls."""
         if step < 0:
             return None
@@ -93,10 +93,10 @@ class Sampler:
         The geometric mean over samples: one that went another way does not hide the others.
         """
         step = self.truth.steps() - 1
-        known = next((m for m in reversed(self.maps) if m is not None), None)
+        known = next((m for m in reversed(self.by_step) if m is not None), None)
         ratios: list[Tensor] = []
         for run in range(len(self.truth.seen)):
-            found, seen = self.drift(cached, run, step), self.truth.seen[run][step]
+            found, seen = self.difference(cached, run, step), self.truth.seen[run][step]
             if found is None:
                 return float("inf")
             dx, de = found
@@ -116,8 +116,8 @@ class Sampler:
         before: list[Part] = []
         moved = 0.0
         for run in range(len(self.truth.seen)):
-            here, behind = (self.drift(cached, run, i) for i in (step, step - 1))
-            after = self.drift(cached, run, step + 1)
+            here, behind = (self.difference(cached, run, i) for i in (step, step - 1))
+            after = self.difference(cached, run, step + 1)
             if here is None or after is None:
                 return None
             parts, before = list(here[1]), list(behind[1]) if behind is not None else []

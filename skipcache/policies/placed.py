@@ -1,4 +1,4 @@
-"""The policy of a calibration: full steps at the places that it found, in runs like the one that it was made on."""
+"""Placed: the full steps that a calibration found."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from skipcache.policies.base import NEAR, Step
+from skipcache.policies.schedule import Schedule
 
 
 @dataclass(frozen=True)
-class Placed:
-    """Full steps where a calibration has them: `full_steps`, counted from 0, of a run at `timesteps`.
+class Placed(Schedule):
+    """A schedule that knows the run that it was made for: `timesteps`, one per step, and the scheduler's class.
 
-    A run like that one, of as many steps by the same scheduler, has its full steps at the same places. Any other has
-    them by timestep: a step is full where a full step of the calibrated run lies between it and the step before.
+    A run like that one, with as many steps by the same scheduler, has its full steps at the listed places. In any other
+    run a step is full where a full step of the calibrated run lies between its timestep and that of the step before.
     """
 
-    full_steps: tuple[int, ...]
-    timesteps: tuple[float, ...]
+    timesteps: tuple[float, ...] = ()
     scheduler: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         steps = len(self.timesteps)
-        if not self.full_steps or self.full_steps[0] != 0 or list(self.full_steps) != sorted(set(self.full_steps)):
-            raise ValueError(f"Placed: expected steps that rise from 0, got {self.full_steps}")
-        if self.full_steps[-1] >= steps:
+        if self.last >= steps:
             raise ValueError(f"Placed: expected steps below {steps}, as many as timesteps, got {self.full_steps}")
 
     @property
@@ -40,7 +39,7 @@ class Placed:
         return any(before + NEAR < i <= now + NEAR for i in self.full_steps)
 
     def mismatch(self, step: Step) -> str | None:
-        """Why `step` is not of a run like the calibrated one; None where it is, for all that is known."""
+        """Why the run of `step` is not like the calibrated one; None where nothing speaks against it."""
         steps = len(self.timesteps)
         if step.count is not None and step.count != steps:
             return f"it was made on {steps} steps, this run has {step.count}"
@@ -57,7 +56,7 @@ class Placed:
         return None
 
     def _place(self, t: float) -> float:
-        """Where `t` lies among the calibrated timesteps, between two of them as a fraction."""
+        """The index of `t` among the calibrated timesteps; a fraction between two of them."""
         known = self.timesteps
         falls = known[0] > known[-1]
         for i, (one, other) in enumerate(pairwise(known)):

@@ -1,15 +1,16 @@
-"""Full steps by a power law, with nothing measured: what `accelerate(speedup=)` does."""
+"""Spread: full steps placed by a power law, without a measurement. `accelerate(speedup=)` uses it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-from skipcache.policies.base import NEAR, Step
+from skipcache.policies.base import NEAR, Step, check_count, check_number
 
 LEAST = 10  # full steps of the `Spread` that `accelerate(speedup=)` takes
 SHORT = 30  # steps of a run: in few steps, each of which is longer, features move early in a run as well
 SHORT_POWER, POWER = 1.25, 1.5
+MOST = 100_000  # steps of a run
 NOISY_POWER = 2.0  # where each step draws noise, what was wrong early in a run is forgiven
 
 
@@ -17,18 +18,22 @@ NOISY_POWER = 2.0  # where each step draws noise, what was wrong early in a run 
 class Spread:
     """A share of the steps is full: few at the start of a run, where features move slowly, and most at its end.
 
-    In a run of N steps k = floor(share * N) are full, at least 2, the first and the last among them. The gaps between
-    them are those of (N - 1) * (1 - (1 - i / (k - 1)) ** power) for i = 0 to k - 1, as whole numbers that never rise:
-    gaps that go up and down keep a little less. A run over a part of a scheduler's timesteps (img2img) has those of the
-    whole run that it meets. Where neither a scheduler nor `steps` tells N, how near the end is cannot be known, and the
-    full steps stand evenly.
+    In a run of N steps k = floor(share * N) are full, at least 2, the first and the last among them. They stand at
+    (N - 1) * (1 - (1 - i / (k - 1)) ** power) for i = 0 to k - 1, with the gaps rounded to whole numbers that never
+    rise. A run over a part of a scheduler's timesteps (img2img) has those full steps of the whole run that it meets.
+    Where neither a scheduler nor `steps` says N, the full steps stand evenly.
 
-    Attributes:
+    Args:
         share: of the steps that run all blocks, 0 < share <= 1. Lowering it caches more.
-        power: 1 is even. Raising it moves full steps to the end. None: 2 where the scheduler draws noise on each step
-            (DDPM, ancestral ones), else 1.25 in runs of at most 30 steps, and 1.5 in longer ones.
-        steps: of a run, for a loop without a scheduler that tells.
+        power: 1 is even. Raising it moves full steps towards the end. None: 2 where the scheduler draws noise on each
+            step (DDPM, ancestral samplers), else 1.25 in runs of at most 30 steps, and 1.5 in longer ones.
+        steps: of a run, for a loop without a pipeline's scheduler.
         least: full steps in a run at least, or half of its steps where that is fewer.
+
+    Raises TypeError or ValueError for numbers that cannot be.
+
+    Example:
+        skipcache.accelerate(model, policy=skipcache.Spread(0.4, steps=250))
     """
 
     share: float
@@ -54,20 +59,16 @@ class Spread:
         return cls((1 / speedup - kept / depth) / (1 - kept / depth), least=LEAST)
 
     def __post_init__(self) -> None:
-        for name, number in (("share", self.share), ("power", POWER if self.power is None else self.power)):
-            if isinstance(number, bool) or not isinstance(number, (int, float)):
-                raise TypeError(f"Spread: expected a number for {name}, got {number!r}")
+        check_number("Spread", "share", self.share)
         if not 0 < self.share <= 1:
             raise ValueError(f"Spread: expected 0 < share <= 1, got {self.share}; 1 runs all blocks on every step")
-        if self.power is not None and not 1 <= self.power <= 4:
-            raise ValueError(f"Spread: expected 1 <= power <= 4, got {self.power}; 1 is even")
-        if self.steps is not None and (isinstance(self.steps, bool) or not isinstance(self.steps, int)):
-            raise TypeError(f"Spread: expected an int or None for steps, got {self.steps!r}")
-        if isinstance(self.least, bool) or not isinstance(self.least, int):
-            raise TypeError(f"Spread: expected an int for least, got {self.least!r}")
-        for name, count in (("steps", self.steps), ("least", self.least)):
-            if count is not None and count < 1:
-                raise ValueError(f"Spread: expected {name} >= 1, got {count}")
+        if self.power is not None:
+            check_number("Spread", "power", self.power)
+            if not 1 <= self.power <= 4:
+                raise ValueError(f"Spread: expected 1 <= power <= 4, got {self.power}; 1 is even")
+        if self.steps is not None:
+            check_count("Spread", "steps", self.steps, most=MOST)
+        check_count("Spread", "least", self.least)
 
     @property
     def caches(self) -> bool:

@@ -1,9 +1,9 @@
-"""What a calibration changes on each step, so that the next state comes out as in an uncached run: the slope of the
-forecast on cached steps, and what is added to the model's output on all.
+"""Corrections: what a calibration changes on each step, so that the next state comes out as in an uncached run.
 
+On cached steps it is the slope of the forecast, and on all steps what is added to the model's output:
 e' = e + a x + b e + c (e_-1 - e) + d (e_-2 - e_-1), with x the sample, e the model's output at this step and e_-1, e_-2
-at the steps before. The scalars are the same for all samples, conditions and elements, so that guidance, which mixes
-outputs of one x with weights whose sum is 1, mixes corrected ones just so.
+at the steps before. The scalars are the same for all samples, conditions and elements. Guidance mixes outputs of one x
+with weights whose sum is 1, so it mixes corrected outputs in the same way.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from skipcache.blocks.snapshot import tensors_of
-from skipcache.trajectory.call import Call
+from skipcache.blocks import tensors_of
+from skipcache.trajectory import Call
 
 
 @dataclass(frozen=True)

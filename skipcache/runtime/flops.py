@@ -3,49 +3,41 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from skipcache.blocks.snapshot import quietly
-from skipcache.predictors.base import Predictor
-from skipcache.trajectory.call import Call
-from skipcache.trajectory.lanes import Lane
+from skipcache.blocks import quietly
+from skipcache.predictors import Predictor
+from skipcache.trajectory import Call, FeatureCache, zero_call
 
 Step = Callable[[Call], Any]
 
 
-@dataclass(frozen=True)
-class Blank:
-    """The outline of a tensor, which holds no memory."""
+def ideal_speedup(
+    calls: Mapping[tuple[Hashable, bool], int], outlines: Iterable[Call], count: Callable[[Call], tuple[int, int]]
+) -> float | None:
+    """FLOPs of as many full calls over the FLOPs of the calls made; None before the first, or where none was counted.
 
-    size: torch.Size
-    dtype: torch.dtype
-    device: torch.device
-
-    def zeros(self) -> Tensor:
-        return torch.zeros(self.size, dtype=self.dtype, device=self.device)
-
-
-def blank_call(call: Call) -> Call:
-    """`call` with outlines for tensors."""
-    args, kwargs, sample = pytree.tree_map_only(
-        Tensor, lambda x: Blank(x.shape, x.dtype, x.device), (call.args, dict(call.kwargs), call.sample)
-    )
-    return replace(call, args=args, kwargs=kwargs, sample=sample, conditioning=())
-
-
-def zero_call(blank: Call) -> Call:
-    """`blank` with zeros for its outlines."""
-    args, kwargs, sample = pytree.tree_map_only(Blank, Blank.zeros, (blank.args, blank.kwargs, blank.sample))
-    return replace(blank, args=args, kwargs=kwargs, sample=sample)
+    `calls` are counted by signature and by whether they were full; `outlines` has one call of each signature.
+    """
+    if not any(full is False for _, full in calls):
+        return 1.0 if calls else None
+    plain = made = 0
+    for blank in outlines:
+        fulls, cacheds = (calls.get((blank.signature, kind), 0) for kind in (True, False))
+        try:
+            full, cached = count(blank)
+        except Exception:
+            # The model may have changed since, or run what the counter cannot follow (another library's kernel).
+            continue
+        plain += full * (fulls + cacheds)
+        made += full * fulls + cached * cacheds
+    return plain / made if made else None
 
 
 def count_flops(
@@ -68,15 +60,18 @@ def count_flops(
     features: list[Any] = []
 
     def full_step(call: Call) -> Any:
-        output, found = engine.full(forward, call) if engine.knows(call) else (call.run(forward), None)
-        features.append(found)
-        return output
+        if not engine.serves(call):
+            features.append(None)
+            return call.run(forward)
+        result = engine.full(forward, call)
+        features.append(result.features)
+        return result.output
 
     def cached_step(call: Call) -> Any:
-        lane, (H, D) = Lane.of(call, follows), features[0]
+        cache = FeatureCache(follows)
         for step in range(predictor.depth):
-            lane.record(step, H, D, predictor)
-        return engine.cached(forward, call, lane.predict(predictor.depth, predictor))
+            cache.record(step, *features[0], predictor)
+        return engine.cached(forward, call, cache.predict(predictor.depth, predictor)).output
 
     dtype, kind = blank.autocast, call.sample.device.type
     autocast = nullcontext() if dtype is None else torch.autocast(kind, dtype)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from skipcache.stack.stack import TIMESTEP_NAMES, find_stack
+from skipcache.stack.discovery import TIMESTEP_NAMES, find_stack
 
 
 def find_denoisers(target: Any, named: bool = False) -> dict[str, nn.Module]:

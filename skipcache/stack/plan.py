@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+
+from skipcache.stack.stack import Stack
 
 Keep = int | Sequence[int]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The cut of a stack of `depth` units: [0, head) and [depth - tail, depth) run on every step, the rest is cached.
+    """The cut of a stack of `depth` units (Skip-Cache, arXiv 2411.17616, section 3.3).
 
-    `skips` are the (source, target) pairs of units that a skip branch joins: the output of `source` is fused into the
-    input of `target`.
+    Units [0, head) and [depth - tail, depth) run on every step; the units between them are skipped on cached steps.
+
+    Args:
+        depth: the number of units.
+        head, tail: units at each end that always run. Raising them costs time and keeps more fidelity.
+        skips: (source, target) pairs of units that a skip branch joins: the output of `source` is fused into the input
+            of `target`.
+
+    Raises ValueError where no unit is left to skip, or where a branch of the tail would start in a skipped unit.
+
+    Example:
+        plan = skipcache.make_plan(28, keep=4)
+        plan.deep_units  # range(4, 24)
     """
 
     depth: int
@@ -57,41 +69,21 @@ class Plan:
 
 
 def make_plan(depth: int, keep: Keep = 1, skips: Sequence[tuple[int, int]] = ()) -> Plan:
-    """The plan that keeps `keep` units at each end: one int for both, or (head, tail).
+    """The plan that keeps `keep` units at each end.
 
-    With skip branches the two ends must be equal and at least 1, so that every branch of the tail starts in the head.
+    Args:
+        depth: the number of units of the stack.
+        keep: one int for both ends, or (head, tail).
+        skips: (source, target) pairs of units that skip branches join. The two ends must then be equal and at least 1,
+            so that every branch of the tail starts in the head.
+
     Raises TypeError for anything but ints, ValueError for ends that do not fit the depth.
+
+    Example:
+        skipcache.make_plan(12, keep=(1, 2))
     """
     head, tail = read_keep(keep)
     return Plan(depth, head, tail, tuple((int(i), int(j)) for i, j in skips))
-
-
-def make_pairs(depth: int, pairs: Sequence[tuple[int, int]] | None = None) -> tuple[tuple[int, int], ...]:
-    """Pairs (source, target) of units for skip branches, by source: all (i, depth - 1 - i) where none are given.
-
-    Raises TypeError for anything but pairs of ints, ValueError where they cross or repeat a unit, or where one does not
-    lead from the first half of the stack into the second.
-    """
-    if pairs is None:
-        pairs = [(i, depth - 1 - i) for i in range(depth // 2)]
-    made = [tuple(pair) if isinstance(pair, (tuple, list)) else () for pair in pairs]
-    if not all(len(pair) == 2 and all(type(unit) is int for unit in pair) for pair in made):
-        raise TypeError(f"pairs: expected (source, target) pairs of ints, got {pairs!r}")
-    if not made:
-        raise ValueError(f"pairs: expected at least one, got none; a stack of {depth} units may have {depth // 2}")
-    made.sort()
-    half, units = depth // 2, [unit for pair in made for unit in pair]
-    for source, target in made:
-        if not (0 <= source < half and depth - half <= target < depth):
-            raise ValueError(
-                f"pairs: expected a source in [0, {half}) and a target in [{depth - half}, {depth}), "
-                f"got ({source}, {target}): a branch leads from the first half of the stack into the second"
-            )
-    if len(set(units)) < len(units):
-        raise ValueError(f"pairs: expected each unit in one pair at most, got {made}")
-    if any(one[1] < other[1] for one, other in pairwise(made)):
-        raise ValueError(f"pairs: expected nested ones, the last source with the first target, got {made}, which cross")
-    return tuple((source, target) for source, target in made)
 
 
 def read_keep(keep: Keep) -> tuple[int, int]:
@@ -99,3 +91,9 @@ def read_keep(keep: Keep) -> tuple[int, int]:
     if len(ends) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) for n in ends):
         raise TypeError(f"keep: expected an int or (head, tail), got {keep!r}")
     return ends[0], ends[1]
+
+
+def deep_blocks(stack: Stack, plan: Plan) -> range:
+    """The indices among `stack.blocks` of the blocks that a cached step skips."""
+    sizes = [len(unit) for unit in stack.units]
+    return range(sum(sizes[: plan.head]), sum(sizes[: plan.depth - plan.tail]))

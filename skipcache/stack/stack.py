@@ -1,29 +1,31 @@
-"""Where the blocks of a denoiser are: model -> a frozen `Stack`, from an adapter or by structure."""
+"""Where the blocks of a denoiser are: a frozen `Stack` of paths."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 
 from torch import Tensor, nn
-
-SAMPLE_NAMES = ("hidden_states", "x", "sample")
-TIMESTEP_NAMES = ("timestep", "timesteps", "t", "time", "sigma", "sigmas", "noise_level", "noise_labels")
 
 
 @dataclass(frozen=True)
 class Stack:
-    """The ordered units of a denoiser, named by paths, so that it holds for every copy of the model.
+    """The ordered units of a denoiser. They are named by paths, so that a stack fits every copy of the model.
 
-    Attributes:
-        units: dotted paths of the blocks by unit, in running order: `(("blocks.0",), ("blocks.1",))`, or pairs.
+    Args:
+        units: dotted paths of the blocks by unit, in running order: `(("blocks.0",), ("blocks.1",))`. A unit is one
+            repeat of the stack; Latte's is a (spatial, temporal) pair of blocks.
         sample, timestep: the names of `forward`'s arguments.
         transposed: the blocks that work on (batch * tokens, frames, D) while the others work on (batch * frames,
             tokens, D); empty where all blocks share one layout.
-        native_skips: the stack has skip branches of its own.
-        reuse: the form that keeps most on this family, "forecast" or "hold".
+        native_skips: the stack has skip branches of its own, as Skip-DiT (arXiv 2411.17616) and HunyuanDiT have.
+            `Hold` is then the default predictor.
+
+    Raises ValueError for a stack without units, or with a block twice.
+
+    Example:
+        stack = skipcache.Stack((("layers.0",), ("layers.1",), ("layers.2",)), sample="x", timestep="t")
+        skipcache.accelerate(model, interval=3, stack=stack)
     """
 
     units: tuple[tuple[str, ...], ...]
@@ -31,7 +33,6 @@ class Stack:
     timestep: str = "timestep"
     transposed: frozenset[str] = frozenset()
     native_skips: bool = False
-    reuse: str = "forecast"
 
     def __post_init__(self) -> None:
         if not self.units or not all(self.units):
@@ -40,8 +41,6 @@ class Stack:
             )
         if len(set(self.blocks)) != len(self.blocks):
             raise ValueError(f"Stack: expected each block once, got {self.blocks}; a shared block can't be cached")
-        if self.reuse not in ("forecast", "hold"):
-            raise ValueError(f"Stack: expected reuse 'forecast' or 'hold', got {self.reuse!r}")
 
     @property
     def enters_canonical(self) -> bool:
@@ -70,18 +69,6 @@ class Stack:
         return (x.transpose(1, 2) if path in self.transposed else x).flatten(0, 1).contiguous()
 
 
-def find_stack(model: nn.Module) -> Stack:
-    """The stack of `model`: what the first adapter that knows it says, else what its structure shows.
-
-    Raises ValueError, naming what was looked for, where neither finds one.
-    """
-    for describe in _adapters():
-        stack = describe(model)
-        if stack is not None:
-            return stack
-    return describe_by_structure(model)
-
-
 def check_stack(model: nn.Module, stack: Stack) -> None:
     """Raises TypeError where `stack` is no Stack, ValueError for a path or an argument that `model` lacks."""
     if not isinstance(stack, Stack):
@@ -100,99 +87,3 @@ def check_stack(model: nn.Module, stack: Stack) -> None:
                 f"stack: {type(model).__name__}.forward has no argument {getattr(stack, role)!r} for the {role}, "
                 f"only {names}; pass stack=Stack(..., {role}=...)"
             )
-
-
-def describe_by_structure(model: nn.Module) -> Stack:
-    """The stack of a denoiser that nobody has registered, by its module tree and its signatures alone.
-
-    The order of the blocks is checked when the model first runs.
-    """
-    names = list(inspect.signature(type(model).forward).parameters)[1:]
-    timestep = next((n for n in TIMESTEP_NAMES if n in names), next((n for n in names if "time" in n), None))
-    if timestep is None:
-        raise ValueError(
-            f"{type(model).__name__}.forward has no timestep argument: "
-            f"looked for {', '.join(TIMESTEP_NAMES)} among {names}; "
-            f"pass stack=skipcache.Stack(units=..., sample=..., timestep=...)"
-        )
-    units = _main_units(model)
-    if not units:
-        raise ValueError(
-            f"{type(model).__name__} has no stack: looked for a ModuleList of two or more blocks that take the feature "
-            f"and something beside it; pass stack=skipcache.Stack(units=((path,), ...), sample=..., timestep=...)"
-        )
-    sample = next((n for n in SAMPLE_NAMES if n in names), next(n for n in names if n != timestep))
-    skips = _has_skips(model, units)
-    return Stack(units, sample, timestep, native_skips=skips, reuse="hold" if skips else "forecast")
-
-
-def one_per_block(model: nn.Module, *paths: str) -> tuple[tuple[str, ...], ...]:
-    """Units of one block each: the ModuleLists at `paths`, one after the other, where there are any."""
-    lists = ((path, getattr(model, path, None)) for path in paths)
-    return tuple(
-        (f"{path}.{i}",) for path, blocks in lists if isinstance(blocks, nn.ModuleList) for i in range(len(blocks))
-    )
-
-
-def _main_units(model: nn.Module) -> tuple[tuple[str, ...], ...]:
-    """The longest list of blocks (the last of equals) ends the stack; lists before it join while they fit.
-
-    A list fits if its blocks are larger: they run first, on more streams (Flux's double blocks before its single ones).
-    Or if they are as many, of one class and no smaller: then the two alternate, and a unit is one block of each.
-    Refiners of noise or text before a stack are shorter lists of blocks that are no larger; adapters and control
-    branches are shorter lists registered after it.
-    """
-    lists = _block_lists(model)
-    if not lists:
-        return ()
-    depth = max(len(blocks) for _, blocks in lists)
-    end = max(i for i, (_, blocks) in enumerate(lists) if len(blocks) == depth)
-    stages = [[lists[end]]]  # a stage: one list, or several that alternate
-    for path, blocks in reversed(lists[:end]):
-        after = stages[0][0][1]
-        if type(blocks[0]) is type(after[0]) and len(blocks) == len(after) and _size(blocks) >= _size(after):
-            stages[0].insert(0, (path, blocks))
-        elif _size(blocks) > 1.2 * _size(after):
-            stages.insert(0, [(path, blocks)])
-        else:
-            break
-    columns = ([[f"{path}.{i}" for i in range(len(blocks))] for path, blocks in stage] for stage in stages)
-    return tuple(unit for column in columns for unit in zip(*column))
-
-
-def _block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
-    """The shallowest ModuleLists of blocks, in order of registration."""
-    level: list[tuple[str, nn.Module]] = [("", model)]
-    while level:
-        lists = [
-            (path, m) for path, m in level if isinstance(m, nn.ModuleList) and len(m) > 1 and all(map(_is_block, m))
-        ]
-        if lists:
-            return lists
-        level = [
-            (f"{path}.{name}".lstrip("."), child)
-            for path, m in level
-            if not isinstance(m, nn.ModuleList)
-            for name, child in m.named_children()
-        ]
-    return []
-
-
-def _is_block(module: nn.Module) -> bool:
-    """A block takes the feature and something beside it; projections and norms take one argument."""
-    containers = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
-    return not isinstance(module, containers) and len(inspect.signature(module.forward).parameters) > 1
-
-
-def _size(blocks: nn.ModuleList) -> int:
-    return sum(p.numel() for p in blocks[0].parameters())
-
-
-def _has_skips(model: nn.Module, units: tuple[tuple[str, ...], ...]) -> bool:
-    """The blocks take the output of an earlier one by an argument of its own."""
-    blocks = (model.get_submodule(path) for unit in units for path in unit)
-    return any("skip" in name for block in blocks for name in inspect.signature(block.forward).parameters)
-
-
-def _adapters() -> list[Callable[[nn.Module], Stack | None]]:
-    return [point.load() for point in entry_points(group="skipcache.adapters")]

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from skipcache.blocks import Outline, outline_of, version
+from skipcache.trajectory.mark import is_plain
+
 
 @dataclass(frozen=True)
 class Call:
-    """One call, its arguments by name.
+    """One call of the denoiser.
 
-    `sample` is the first of a list of samples (Z-Image); `sample_structure` tells of all. `conditioning` are the leaves
-    of all other arguments than sample and timestep. `structure` tells shapes, dtypes, devices and nesting of all
-    arguments, not their values; `key` tells the values of plain Python leaves as well.
+    Attributes:
+        sample: x_t; the first one where a list of samples was given (Z-Image).
+        timestep: a tensor or a number.
+        conditioning: the leaves of all other arguments, by name of the argument.
+        structure: shapes, dtypes, devices and nesting of all arguments, without values.
+        signature: the structure, the values of plain Python leaves, autocast and inference mode. A graph or a wiring
+            is valid for one signature.
+        context: the lane's name by diffusers' `cache_context`, if there is one.
+        sample_structure: the outlines of all samples.
+        batch: of the sample.
+        autocast: its dtype on the sample's device; None where it is off.
     """
 
     args: tuple[Any, ...]
@@ -26,7 +38,7 @@ class Call:
     timestep: Tensor | float
     conditioning: tuple[Any, ...]
     structure: Hashable
-    key: Hashable
+    signature: Hashable
     context: str | None = None
     sample_structure: Hashable = None
     batch: int = 0
@@ -41,36 +53,48 @@ class Call:
         return _opened(self.args), _opened(dict(self.kwargs))
 
 
-def read_call(
-    names: tuple[str, ...],
-    sample: str,
-    timestep: str,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    context: str | None = None,
+@dataclass(frozen=True)
+class CallReader:
+    """Reads calls of one forward: `names` are its parameters, `sample` and `timestep` two of them."""
+
+    names: tuple[str, ...]
+    sample: str
+    timestep: str
+
+    @classmethod
+    def of(cls, forward: Callable[..., Any], sample: str, timestep: str) -> CallReader:
+        """For a bound `forward`."""
+        return cls(tuple(inspect.signature(forward).parameters), sample, timestep)
+
+    def read(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], context: str | None = None) -> Call | None:
+        """The call `forward(*args, **kwargs)`; None without a sample or a timestep."""
+        given = dict(zip(self.names, args))
+        given.update(kwargs)
+        x, t = given.pop(self.sample, None), given.pop(self.timestep, None)
+        return _call(x, t, given, args, kwargs, context)
+
+
+def _call(
+    x: Any, t: Any, given: dict[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], context: str | None
 ) -> Call | None:
-    """The call `forward(*args, **kwargs)`, `names` being forward's parameters; None without a sample or a timestep."""
-    given = dict(zip(names, args))
-    given.update(kwargs)
-    x, t = given.pop(sample, None), given.pop(timestep, None)
     samples = [x] if isinstance(x, Tensor) else list(x) if isinstance(x, (list, tuple)) else []
     if not (samples and all(isinstance(s, Tensor) and s.ndim for s in samples) and isinstance(t, (Tensor, int, float))):
         return None
-    outlines = tuple(map(outline, samples))
+    outlines = tuple(map(outline_of, samples))
     leaves, shape, values = [], [], []
     for name in sorted(given):
         parts, spec = _flat(given[name])
         leaves += parts
-        shape.append((name, spec, tuple(outline(leaf) for leaf in parts)))
+        shape.append((name, spec, tuple(outline_of(leaf) for leaf in parts)))
         values += [leaf for leaf in parts if not isinstance(leaf, Tensor)]
-    structure = (outlines, outline(t), tuple(shape))
+    structure = (outlines, outline_of(t), tuple(shape))
     device = samples[0].device.type
     casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     autocast = torch.get_autocast_dtype(device) if casts else None
     ambient = autocast, torch.is_inference_mode_enabled()
-    key = (structure, tuple(v if _plain(v) else id(v) for v in values), ambient)
+    signature = (structure, tuple(v if is_plain(v) else id(v) for v in values), ambient)
     batch = len(x) if isinstance(x, (list, tuple)) else x.shape[0]
-    return Call(args, kwargs, samples[0], t, tuple(leaves), structure, key, context, outlines, batch, autocast)
+    return Call(args, kwargs, samples[0], t, tuple(leaves), structure, signature, context, outlines, batch, autocast)
 
 
 def _opened(value: Any) -> Any:
@@ -86,81 +110,26 @@ def _flat(value: Any) -> tuple[list[Any], Hashable]:
     return leaves, spec
 
 
-def outline(value: Any) -> Hashable:
-    """Shape, dtype and device of a tensor; the type of anything else."""
-    if isinstance(value, Tensor):
-        return value.shape, value.dtype, value.device
-    return type(value).__qualname__
-
-
-def _plain(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, int, float, str, torch.dtype, torch.device))
-
-
-def on_host(value: Any) -> bool:
-    """Reading `value` synchronises with no device."""
-    return not isinstance(value, Tensor) or value.device.type == "cpu"
-
-
-def version(x: Tensor) -> int:
-    """The count of in-place writes to `x`; inference tensors keep none."""
-    return -1 if x.is_inference() else x._version
-
-
 def versions(call: Call) -> list[int]:
     """The counts of in-place writes to the tensors among the arguments."""
     leaves = pytree.tree_leaves((call.args, dict(call.kwargs)))
     return [version(leaf) for leaf in leaves if isinstance(leaf, Tensor)]
 
 
+def blank_call(call: Call) -> Call:
+    """`call` with outlines for tensors, which hold no memory."""
+    args, kwargs, sample = pytree.tree_map_only(Tensor, Outline.of, (call.args, dict(call.kwargs), call.sample))
+    return replace(call, args=args, kwargs=kwargs, sample=sample, conditioning=())
+
+
+def zero_call(blank: Call) -> Call:
+    """A call of zeros, from what `blank_call` made."""
+    args, kwargs, sample = pytree.tree_map(
+        lambda x: x.zeros() if isinstance(x, Outline) else x,
+        (blank.args, blank.kwargs, blank.sample),
+        is_leaf=lambda x: isinstance(x, Outline),
+    )
+    return replace(blank, args=args, kwargs=kwargs, sample=sample)
+
+
 WRITES = "the forward writes to its arguments, so that no second run could prove the first"
-
-
-@dataclass(frozen=True, eq=False)
-class Mark:
-    """An argument as it was at one call. It holds the tensor, so that its memory is not given to another one.
-
-    `copy` stands in for the version where writes are not counted; on a device, where to compare is to synchronise,
-    inference tensors are taken for unwritten.
-    """
-
-    value: Any
-    version: int
-    copy: Tensor | None = None
-
-    @classmethod
-    def of(cls, value: Any) -> Mark:
-        if not isinstance(value, Tensor):
-            return cls(value, 0)
-        return cls(value, version(value), value.clone() if value.is_inference() and on_host(value) else None)
-
-    @property
-    def is_sure(self) -> bool:
-        """A write would be seen."""
-        return self.version >= 0 or self.copy is not None
-
-    def same(self, other: Any) -> bool:
-        """`other` is this very argument: the same memory, not written to since. Plain values are compared."""
-        mine = self.value
-        if not isinstance(mine, Tensor) or not isinstance(other, Tensor):
-            return mine is other or (_plain(mine) and _plain(other) and type(mine) is type(other) and mine == other)
-        if version(other) != self.version or not self._unwritten(other):
-            return False
-        return mine is other or (
-            mine.untyped_storage()._cdata == other.untyped_storage()._cdata
-            and mine.storage_offset() == other.storage_offset()
-            and outline(mine) == outline(other)
-            and mine.stride() == other.stride()
-        )
-
-    def equal(self, other: Any) -> bool:
-        """`other` has the same values as this argument had. On a device this synchronises."""
-        mine = self.value
-        if not isinstance(mine, Tensor) or not isinstance(other, Tensor):
-            return self.same(other)
-        if version(mine) != self.version or outline(mine) != outline(other) or mine.is_meta:
-            return False
-        return torch.equal(mine if self.copy is None else self.copy, other)
-
-    def _unwritten(self, other: Tensor) -> bool:
-        return self.copy is None or (outline(self.copy) == outline(other) and torch.equal(self.copy, other))

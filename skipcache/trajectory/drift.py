@@ -1,8 +1,7 @@
-"""How far the shallow feature H has moved since the last full step: for policies that cache until it has moved too far.
+"""How far the shallow feature H has moved since the last full step, for policies that cache until it moved too far.
 
-One number per lane, in float32 on the feature's own device: the relative changes of H from each step to the next,
-||H_t - H_(t-1)|| / ||H_(t-1)|| over all streams, are summed. The step to come is expected to
-change as the last one did.
+One number per lane, in float32 on the feature's own device: the sum of the relative changes of H from step to step,
+||H_t - H_(t-1)|| / ||H_(t-1)|| over all streams. The coming step is expected to change as much as the last one did.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ import math
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
-from skipcache.blocks.streams import Streams
+from skipcache.blocks import Outline, Streams
 
 
 class Drift:
@@ -27,7 +26,7 @@ class Drift:
     def follow(self, H: Streams | None, full: bool = False) -> None:
         """A step is over, and left H; None where it cannot be told apart."""
         before, self.H = self.H, H
-        if H is None or (before and list(map(_outline, before)) != list(map(_outline, H))):
+        if H is None or (before and list(map(Outline.of, before)) != list(map(Outline.of, H))):
             self.H = self._change = self._moved = None
             return
         change = _change(before, H) if before else None
@@ -58,24 +57,11 @@ def farthest(drifts: Iterable[Drift]) -> float:
     return torch.stack(known).max().item() if known else 0.0
 
 
-def agreed(full: bool, device: torch.device) -> bool:
-    """True where any process of the default group says so; all must ask. Without a group there is nobody to ask."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return full
-    vote = torch.tensor(int(full), device=device)
-    distributed.all_reduce(vote, op=distributed.ReduceOp.MAX)
-    return bool(vote.item())
-
-
 def _change(before: Streams, H: Streams) -> Tensor:
-    """0-d, float32. Nothing that stays nothing has not changed; something out of nothing has, without bound."""
+    """The relative change ||H - before|| / ||before||, 0-d float32. 0 / 0 is 0, and x / 0 is infinite."""
     moved = _norm(tuple(h.float() - b.float() for b, h in zip(before, H)))
     return torch.where(moved == 0, moved, moved / _norm(before))
 
 
 def _norm(streams: Streams) -> Tensor:
     return torch.stack([torch.linalg.vector_norm(x, dtype=torch.float32) for x in streams]).norm()
-
-
-def _outline(x: Tensor) -> object:
-    return x.shape, x.dtype, x.device

@@ -8,7 +8,7 @@ from diffusers import DiTTransformer2DModel
 from safetensors.torch import load_file, save_file
 
 import skipcache
-from skipcache.branches.graft import branches_of
+from skipcache.branches.modules import branches_of
 from tests.models.grafted import grafted
 from tests.models.originals import OriginalDiT
 from tests.models.sampling import build, equal, sample, state

@@ -8,7 +8,7 @@ import torch
 
 import skipcache
 from skipcache import Damped, Hold
-from skipcache.branches.graft import branches_of
+from skipcache.branches.modules import branches_of
 from tests.models.grafted import grafted, trained
 from tests.models.sampling import build, equal, sample, state
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import skipcache
 from skipcache import Hold, Interval
-from skipcache.branches.graft import branches_of
+from skipcache.branches.modules import branches_of
 from tests.models.originals import OriginalDiT, OriginalLatte
 from tests.models.sampling import build, equal, sample, state
 from tests.models.skip_dit import Window, checkpoint, fuse, skip_cache

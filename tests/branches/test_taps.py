@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import skipcache
 from skipcache import Delta, Forecast, Hold
-from skipcache.branches.graft import branches_of
+from skipcache.branches.modules import branches_of
 from tests.models.grafted import grafted
 from tests.models.sampling import build, equal, first, inputs, sample, state
 

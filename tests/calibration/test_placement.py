@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
+from skipcache.calibration.errors import interpolated
 from skipcache.calibration.placement import place
-from skipcache.calibration.watcher import interpolated
 
 
 def test_placements_are_the_best_of_all():

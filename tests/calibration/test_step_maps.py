@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import skipcache
-from skipcache.calibration.step_maps import Sampler
+from skipcache.calibration.step_maps import StepMaps
 from skipcache.calibration.watcher import Seen, Watcher, watch
 from tests.models.calibrations import Guided
 from tests.models.sampling import build
@@ -15,7 +15,7 @@ from tests.models.sampling import build
 def test_one_sample_that_goes_another_way_does_not_hide_the_others():
     model = build("original_dit")
     plain = watch(Watcher(model, skipcache.find_stack(model), None), Guided(model).run)
-    sampler = Sampler(plain, plain)
+    sampler = StepMaps(plain, plain)
     assert sampler.error(plain) == 0
 
     def error(*sizes):

@@ -136,8 +136,8 @@ def test_a_cached_run_equals_the_reference(name, predictor, keep):
 def test_both_engines_give_the_same_under_every_policy_and_predictor(name, keep):
     """Each predictor under one policy, and each policy with one predictor."""
     model = deep(name, 6)
-    policies = [Interval(2), Schedule([0, 1, 3]), Spread(0.5, steps=7), Threshold(4.0, first=2)]
-    predictors = [Hold(), Delta(), Forecast(1), Forecast(3), Damped()]
+    policies = [Interval(2), Schedule([0, 1, 3]), Spread(0.5, steps=7), Threshold(4.0)]
+    predictors = [Hold(), Delta(), Forecast(1), Forecast(2), Damped()]
     pairs = [*((policies[0], predictor) for predictor in predictors), *((policy, Damped()) for policy in policies[1:])]
     for policy, predictor in pairs:
         outputs = []

@@ -10,7 +10,7 @@ from torch import nn
 
 import skipcache
 from skipcache import Hold, training
-from skipcache.branches.graft import branches_of
+from skipcache.branches.modules import branches_of
 from tests.models.grafted import grafted
 from tests.models.sampling import build, equal, first, inputs, sample, state
 

@@ -3,7 +3,7 @@
 import torch
 
 from skipcache import Delta, Interval
-from skipcache.trajectory.call import read_call
+from skipcache.trajectory.call import CallReader
 from skipcache.trajectory.trajectory import Trajectory
 
 NAMES = ("hidden_states", "timestep", "text", "residuals")
@@ -23,10 +23,10 @@ class Denoiser:
 
     def __call__(self, t, *conditioning, x=None, context=None, **kwargs):
         x = tensor() if x is None else x
-        call = read_call(NAMES, "hidden_states", "timestep", (x, t, *conditioning), kwargs, context)
+        call = CallReader(NAMES, "hidden_states", "timestep").read((x, t, *conditioning), kwargs, context)
         visit = self.trajectory.visit(call, self.schedulers)
         self.lane = visit.lane
-        assert visit.full or visit.lane.kept, "a cached step without a feature"
+        assert visit.full or visit.lane.cache.kept, "a cached step without a feature"
         if visit.full:
             self.trajectory.record(visit, (tensor(),), (tensor(),))
         if self._lanes is not self.trajectory.lanes:

@@ -3,7 +3,7 @@
 import torch
 
 import skipcache
-from skipcache.branches.graft import branches_of
+from skipcache.branches.modules import branches_of
 from tests.models.sampling import build
 
 

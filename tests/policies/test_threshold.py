@@ -32,8 +32,8 @@ def test_a_step_is_full_from_the_limit_on(drift, full):
 
 
 def test_bounds_decide_without_a_look_at_the_device():
-    policy = Threshold(0.1, most=2, first=3)
-    assert [policy.full(step(i, drift=None if i < 3 else 0.0)) for i in range(5)] == [True, True, True, False, False]
+    policy = Threshold(0.1, most=2)
+    assert [policy.full(step(i, drift=None if i < 1 else 0.0)) for i in range(3)] == [True, False, False]
     assert not policy.full(step(9, since=2, drift=0.0))
     assert policy.full(step(9, since=3))
 
@@ -49,8 +49,6 @@ def test_bounds_decide_without_a_look_at_the_device():
         ({"limit": math.nan}, ValueError, "limit > 0, got nan"),
         ({"most": 0}, ValueError, "most >= 1, got 0"),
         ({"most": 2.5}, TypeError, "an int for most, got 2.5"),
-        ({"first": 0}, ValueError, "first >= 1, got 0"),
-        ({"first": True}, TypeError, "an int for first, got True"),
         ({"agree": 1}, TypeError, "True or False for agree, got 1"),
         ({"agree": "world"}, TypeError, "default process group"),
     ],
@@ -212,7 +210,7 @@ def test_a_pipeline_is_sampled_and_restored():
     report = skipcache.report(pipe)
     assert report.full_steps + report.cached_steps == 7 and report.full_at[0] == 0
     skipcache.restore(pipe)
-    skipcache.accelerate(pipe, policy=Threshold(1e-9, first=2))
+    skipcache.accelerate(pipe, policy=Threshold(1e-9, most=1))
     assert torch.equal(run_dit(pipe), plain), "under a tiny limit all steps are full"
 
 

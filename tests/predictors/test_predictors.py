@@ -40,13 +40,13 @@ def test_first_order_forecast_to_the_bit(i, s, r, dtype):
     assert torch.equal(second, H2 + R_s2 + (R_s2 - R_r2) * ((i - s) / (s - r)))
 
 
-@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@pytest.mark.parametrize("order", [1, 2])
 def test_with_one_full_step_behind_it_a_forecast_is_delta(order):
     H, R = features(2)
     assert torch.equal(predict(Forecast(order), 3, [1], [R], H)[0], predict(Delta(), 3, [1], [R], H)[0])
 
 
-@pytest.mark.parametrize("order", [2, 3, 4])
+@pytest.mark.parametrize("order", [2])
 def test_with_two_full_steps_behind_it_a_forecast_is_of_first_order(order):
     H, R_s, R_r = features(3)
     got, want = (predict(Forecast(n), 7, [5, 2], [R_s, R_r], H)[0] for n in (order, 1))
@@ -59,10 +59,8 @@ def test_with_two_full_steps_behind_it_a_forecast_is_of_first_order(order):
         (1, [4, 2]),
         (2, [4, 2, 0]),
         (2, [5, 3, 2]),
-        (3, [6, 4, 2, 0]),
-        (3, [9, 8, 4, 2]),
-        (4, [8, 6, 4, 2, 0]),
-        (3, [6, 4, 2]),
+        (2, [9, 8, 2]),
+        (2, [6, 4]),
     ],
 )
 @pytest.mark.parametrize("ahead", [1, 2, 3])
@@ -135,7 +133,7 @@ def test_where_no_update_could_be_formed_the_feature_itself_is_followed(predicto
     assert torch.equal(got, torch.full((2,), 11.0 if isinstance(predictor, (Forecast, Damped)) else 9.0))
 
 
-@pytest.mark.parametrize("predictor", [Hold(), Delta(), Forecast(1), Forecast(3), Damped()])
+@pytest.mark.parametrize("predictor", [Hold(), Delta(), Forecast(1), Forecast(2), Damped()])
 def test_predicting_changes_nothing_that_is_kept(predictor):
     H, *kept = features(predictor.depth + 1)
     before = [x.clone() for feature in (H, *kept) for x in feature]
@@ -143,7 +141,7 @@ def test_predicting_changes_nothing_that_is_kept(predictor):
     assert all(torch.equal(x, y) for x, y in zip(before, [x for feature in (H, *kept) for x in feature]))
 
 
-@pytest.mark.parametrize("predictor", [Forecast(1), Forecast(3), Damped()])
+@pytest.mark.parametrize("predictor", [Forecast(1), Forecast(2), Damped()])
 def test_a_slope_multiplies_all_that_is_added_to_the_last_feature(predictor):
     """A calibration fits it between a run without and a run with all of it, as if what lies between were linear."""
     H, *left = features(4)
@@ -154,7 +152,7 @@ def test_a_slope_multiplies_all_that_is_added_to_the_last_feature(predictor):
     torch.testing.assert_close(half, (flat + whole) / 2)
 
 
-@pytest.mark.parametrize("predictor", [Hold(), Delta(), Forecast(1), Forecast(3), Damped()])
+@pytest.mark.parametrize("predictor", [Hold(), Delta(), Forecast(1), Forecast(2), Damped()])
 def test_as_much_is_kept_from_the_first_full_step_on(predictor):
     """One graph serves all cached steps then."""
     left = features(5)
@@ -164,7 +162,7 @@ def test_as_much_is_kept_from_the_first_full_step_on(predictor):
         assert len(predictor.weights(9, list(range(known, 0, -1))[: predictor.depth])) == len(predictor.weights(9, [1]))
 
 
-@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@pytest.mark.parametrize("order", [1, 2])
 def test_a_forecast_remembers_one_step_more_than_its_order(order):
     assert Forecast(order).depth == order + 1
     assert len(Forecast(order).weights(9, range(8, 7 - order, -1))) == order
@@ -178,7 +176,7 @@ def test_a_forecast_remembers_one_step_more_than_its_order(order):
         ("2", TypeError, "got '2'"),
         (None, TypeError, "got None"),
         (0, ValueError, "order 0 is Delta"),
-        (5, ValueError, "got 5"),
+        (3, ValueError, "got 3"),
         (-1, ValueError, "got -1"),
     ],
 )
@@ -190,5 +188,5 @@ def test_forecast_says_what_is_wrong(order, error, message):
 def test_all_are_predictors_and_compare_by_value():
     for predictor in (Hold(), Delta(), Forecast(2), Damped()):
         assert isinstance(predictor, Predictor)
-    assert Forecast(2) == Forecast(2) != Forecast(3)
+    assert Forecast(2) == Forecast(2) != Forecast(1)
     assert Hold() == Hold() != Delta()

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import skipcache
-from skipcache.stack.stack import describe_by_structure
+from skipcache.stack.discovery import describe_by_structure
 from tests.models.sampling import build
 from tests.models.zoo import ZOO
 

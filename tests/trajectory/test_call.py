@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from skipcache import Interval
-from skipcache.trajectory.call import read_call
+from skipcache.trajectory.call import CallReader
 from tests.models.calls import NAMES, Denoiser, tensor
 
 
@@ -51,10 +51,10 @@ def test_a_timestep_of_another_shape_starts_a_trajectory():
 
 
 def test_a_call_without_sample_or_timestep_is_none():
-    assert read_call(NAMES, "hidden_states", "timestep", (tensor(),), {}) is None
-    assert read_call(NAMES, "hidden_states", "timestep", (None, 900), {}) is None
-    assert read_call(NAMES, "hidden_states", "timestep", ([], 900), {}) is None
-    assert read_call(NAMES, "hidden_states", "timestep", (tensor(), None), {}) is None
+    assert CallReader(NAMES, "hidden_states", "timestep").read((tensor(),), {}) is None
+    assert CallReader(NAMES, "hidden_states", "timestep").read((None, 900), {}) is None
+    assert CallReader(NAMES, "hidden_states", "timestep").read(([], 900), {}) is None
+    assert CallReader(NAMES, "hidden_states", "timestep").read((tensor(), None), {}) is None
 
 
 def test_arguments_by_name_and_by_place_are_the_same():

@@ -10,7 +10,7 @@ import torch
 
 import skipcache
 from skipcache import Forecast, Hold, Interval, Threshold
-from skipcache.trajectory.call import read_call
+from skipcache.trajectory.call import CallReader
 from skipcache.trajectory.drift import Drift, farthest
 from skipcache.trajectory.trajectory import Trajectory
 from tests.models.pipelines import run_wan, wan
@@ -77,13 +77,13 @@ class Denoiser:
         self.trajectory = Trajectory(policy, Forecast(1))
 
     def __call__(self, t, text, H):
-        call = read_call(("x", "t", "text"), "x", "t", (torch.zeros(1, 1), t, text), {})
+        call = CallReader(("x", "t", "text"), "x", "t").read((torch.zeros(1, 1), t, text), {})
         visit = self.trajectory.visit(call)
         H = flat(H)
         if visit.full:
             self.trajectory.record(visit, H, H)
         else:
-            visit.lane.predict(visit.step, Forecast(1)).saw(H)
+            visit.lane.cache.predict(visit.step, Forecast(1)).saw(H)
         return visit.full
 
 
@@ -99,7 +99,7 @@ def test_a_lane_that_has_stopped_asks_for_nothing():
         model(t, null, H)
         model(t, text, 1.0)
     assert [model(t, text, 1.0) for t in (700, 600, 500)] == [True, False, False]
-    assert [lane.drift.H for lane in model.trajectory.lanes.all] == [(), flat(1.0)], "and holds nothing"
+    assert [lane.cache.drift.H for lane in model.trajectory.lanes.all] == [(), flat(1.0)], "and holds nothing"
 
 
 def test_a_trajectory_starts_with_nothing_of_the_last():
@@ -111,9 +111,9 @@ def test_a_trajectory_starts_with_nothing_of_the_last():
 
 
 def test_no_more_than_most_in_a_row():
-    model, text = Denoiser(Threshold(0.2, most=2, first=2)), torch.ones(1)
+    model, text = Denoiser(Threshold(0.2, most=2)), torch.ones(1)
     full = [model(t, text, 1.0) for t in range(900, 100, -100)]
-    assert full == [True, True, False, False, True, False, False, True]
+    assert full == [True, False, False, True, False, False, True, False]
 
 
 def test_static_policies_keep_no_shallow_feature():
@@ -121,7 +121,7 @@ def test_static_policies_keep_no_shallow_feature():
     for t in (900, 800):
         model(t, text, 1.0)
     (lane,) = model.trajectory.lanes.all
-    assert lane.drift is None and lane.predict(1, Hold()).observe is None
+    assert lane.cache.drift is None and lane.cache.predict(1, Hold()).observe is None
     assert len(model.trajectory.tensors) == 2, "R and its slope"
 
 

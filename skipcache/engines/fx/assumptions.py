@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from skipcache.blocks import REGISTRIES, WRAPPERS
+
 _PLAIN = (bool, int, float, str, bytes, torch.dtype, torch.device)
-_NOT_OURS = frozenset(
-    {"forward", "_old_forward", "_hf_hook", "_diffusers_hook", "cache_context", "_modules", "_parameters", "_buffers"}
-)
+_NOT_OURS = WRAPPERS | REGISTRIES
 
 
 class Guard:

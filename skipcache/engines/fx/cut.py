@@ -1,7 +1,7 @@
-"""Where a traced forward is cut, and the two graphs that come of it: the full step's, and the cached step's.
+"""Where a traced forward is cut, and the two graphs that follow: that of the full step, and that of the cached step.
 
-The full step also returns H and D. The cached step is given what was kept of full steps; D-hat is predicted inside the
-graph, the deep blocks are gone, and with them all glue that only they needed.
+The full step also returns H and D. The cached step takes what was kept of full steps and predicts D-hat inside the
+graph. Its deep blocks are gone, and with them all glue that only they needed.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from skipcache.blocks.streams import Streams, alike, arguments_of, handed_in
+from skipcache.blocks import Outline, Streams, alike, arguments_of, handed_in
+from skipcache.engines.fx.errors import Untraceable
 from skipcache.engines.fx.function_mode import Tracer, tracing
-from skipcache.engines.fx.recording import Spec, Untraceable
 from skipcache.engines.fx.trace import LeafCall, Trace, require
-from skipcache.stack.stack import Stack
+from skipcache.stack import Stack
 
 Predict = Callable[[Streams | None, Sequence[Streams], Sequence[Any]], Streams]
 Points = list[tuple[Tensor, fx.Node]]
 
 
 @dataclass(frozen=True)
-class Layout:
+class Canonical:
     """The model, its stack and batch: what it takes to move a stream to and from the canonical layout."""
 
     model: nn.Module
@@ -42,7 +42,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Cut:
-    """H and D in a trace, as they leave their blocks (without a head, H as it enters one): fakes and their nodes.
+    """H and D in a trace: fake tensors and their nodes, as they leave their blocks. Without a head, H enters a block.
 
     H is None where what enters the first deep block cannot be told apart.
     """
@@ -75,7 +75,7 @@ class Cut:
         return cls(nodes, path, H, skipped[-1].path, skipped[-1].streams)
 
 
-def finish(trace: Trace, cut: Cut, layout: Layout) -> Any:
+def finish(trace: Trace, cut: Cut, layout: Canonical) -> Any:
     """Give the trace's graph its output, (what the forward returned, H, D); returns the nesting of the first."""
     tracer = trace.tracer
     leaves, nesting = pytree.tree_flatten(trace.output)
@@ -94,9 +94,9 @@ def cut_graph(
     full: fx.Graph,
     tracer: Tracer,
     cut: Cut,
-    layout: Layout,
+    layout: Canonical,
     predict: Predict,
-    kept: Sequence[Sequence[Spec]],
+    kept: Sequence[Sequence[Outline]],
     weights: int,
     observed: bool = False,
 ) -> tuple[fx.Graph, list[Any]]:
@@ -129,17 +129,17 @@ def cut_graph(
     return graph, ours.constants
 
 
-WEIGHT = Spec((), (), torch.float64, torch.device("cpu"))
+WEIGHT = Outline(torch.Size(()), torch.float64, torch.device("cpu"), ())
 
 
-def _input(tracer: Tracer, name: str, spec: Spec) -> Tensor:
-    fake = tracer.blank(spec)
+def _input(tracer: Tracer, name: str, outline: Outline) -> Tensor:
+    fake = tracer.blank(outline)
     tracer.know(fake, tracer.input(name))
     return fake
 
 
 def _maker(node: fx.Node) -> fx.Node:
-    """The call that `node` is a part of what it returned."""
+    """The call_module node whose output contains `node`."""
     while node.op != "call_module":
         node = node.all_input_nodes[0]
     return node
@@ -154,7 +154,7 @@ def _known_again(tracer: Tracer, cut: Cut, copies: dict[fx.Node, fx.Node]) -> St
 
 
 def _check(D_hat: Sequence[Tensor], D: Sequence[Tensor]) -> None:
-    ours, theirs = ([(tuple(x.shape), x.dtype, x.device) for x in streams] for streams in (D_hat, D))
+    ours, theirs = (list(map(Outline.of, streams)) for streams in (D_hat, D))
     if ours != theirs:
         raise Untraceable(f"the predictor gives {ours} where the deep blocks give {theirs}")
 

@@ -1,7 +1,7 @@
-"""A forward under its decorators: run the decorators, with something else in place of the function at their heart.
+"""A forward under its decorators: run the decorators, with another function in the place of the innermost one.
 
-A decorator acts on the model (diffusers' `apply_lora_scale` scales its LoRA layers) or on the thread, on every call, so
-it must run on every call and stay out of any graph.
+A decorator acts on the model (diffusers' `apply_lora_scale` scales its LoRA layers) or on the thread. It must do so on
+every call, so it stays outside of the graphs.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Any
 Function = Callable[..., Any]
 
 
-def heart(function: Function) -> Function:
-    """The function under the decorators: `__wrapped__` is followed while it is seen that it is called."""
+def innermost(function: Function) -> Function:
+    """The innermost function: follows `__wrapped__` as long as the wrapper's closure holds the wrapped function."""
     inner = getattr(function, "__wrapped__", None)
-    return function if inner is None or _cell(function, inner) is None else heart(inner)
+    return function if inner is None or _cell(function, inner) is None else innermost(inner)
 
 
-def around(function: Function, step: Function) -> Function:
-    """`function` with all its decorators, calling `step` in place of `heart(function)`."""
+def rewrapped(function: Function, step: Function) -> Function:
+    """`function` with all its decorators, calling `step` in place of `innermost(function)`."""
     inner = getattr(function, "__wrapped__", None)
     index = None if inner is None else _cell(function, inner)
     if index is None or inner is None:
         return step
     assert isinstance(function, FunctionType) and function.__closure__ is not None
     cells = list(function.__closure__)
-    cells[index] = CellType(around(inner, step))
+    cells[index] = CellType(rewrapped(inner, step))
     made = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(cells))
     made.__kwdefaults__ = function.__kwdefaults__
     return made

@@ -1,8 +1,7 @@
-"""Writes torch functions down as nodes of a graph while a forward runs on fake tensors.
+"""Records torch functions as nodes of a graph while a forward runs on fake tensors.
 
-A torch function mode sees every call of a torch function, whoever makes it. Shapes, dtypes and devices are real, so
-that the forward's own Python runs as ever, and what is given is a tensor to every `isinstance`; a value is not there to
-be read, so that no branch on one can be baked in.
+A torch function mode sees every call of a torch function. Fake tensors have real shapes, dtypes and devices, so the
+forward's own Python runs as usual. They have no values, so no branch on a value can become part of the graph.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import itertools
 import operator
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -21,7 +20,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from skipcache.engines.fx.recording import Spec, Untraceable
+from skipcache.blocks import Outline
+from skipcache.engines.fx.errors import Untraceable
+from skipcache.engines.fx.nesting import children, has_tensor, mapped, tensor_paths, tensors_in
 
 _LITERALS = (int, float, bool, str, complex, type(...), torch.dtype, torch.device, torch.memory_format, torch.layout)
 
@@ -33,11 +34,12 @@ class _Known(NamedTuple):
 
 
 class Tracer(TorchFunctionMode):
-    """Puts a node into `graph` for every torch function that is called on a tensor with a past.
+    """Records a node for each torch function that is called on a traced tensor.
 
-    A past have the fakes that `know` was told of, the model's parameters, buffers and tensors (read anew at each run of
-    the graph), and what comes of them. What comes of none depends on the signature alone: it is computed once, and is
-    among the `constants`, which the graph takes as inputs. Tensors of two tracers mix where one is `like` the other.
+    Traced tensors are graph inputs, the model's parameters, buffers and tensor attributes (read anew at each run of the
+    graph), and all results of these. A tensor that comes from none of them depends on the signature alone: it is
+    computed once and becomes one of the `constants`, which the graph takes as inputs. A tracer that is `like` another
+    one shares its fake tensors.
     """
 
     def __init__(self, model: nn.Module, graph: fx.Graph, like: Tracer | None = None) -> None:
@@ -54,15 +56,15 @@ class Tracer(TorchFunctionMode):
         self._last_input = placeholders[-1] if placeholders else graph._root
         self._ambient = ambient()
 
-    # Tensors with a past
+    # Traced tensors
 
     def know(self, fake: Tensor, node: fx.Node) -> None:
         self._known[id(fake)] = _Known(fake, fake, node)
 
-    def blank(self, spec: Spec) -> Tensor:
+    def blank(self, outline: Outline) -> Tensor:
         """A fake tensor, not known yet."""
         with torch._C.DisableTorchFunction(), self._fake:
-            return spec.blank()
+            return outline.blank()
 
     def input(self, name: str) -> fx.Node:
         """A new argument of the graph, behind those that it has."""
@@ -79,12 +81,12 @@ class Tracer(TorchFunctionMode):
                 raise Untraceable("a tensor reached a torch function that no torch function was seen to make")
             path = self._path(x)
             node = self._constant(x) if path is None else self.graph.get_attr(path)
-            self._known[id(x)] = _Known(x, self.blank(Spec.of(x)), node)
+            self._known[id(x)] = _Known(x, self.blank(Outline.exactly(x)), node)
         return self._known[id(x)]
 
     def _path(self, x: Tensor) -> str | None:
         if self._paths is None:
-            self._paths = dict(_tensors(self._model))
+            self._paths = dict(tensor_paths(self._model))
         return self._paths.get(id(x))
 
     def _constant(self, value: Any) -> fx.Node:
@@ -105,14 +107,14 @@ class Tracer(TorchFunctionMode):
         name = _property(func)
         if name is not None:
             return self._read(name, func, args)
-        tensors = list(_tensors_in((args, kwargs)))
+        tensors = list(tensors_in((args, kwargs)))
         if all(id(x) in self._folded for x in tensors):
             return self._fold(func, args, kwargs)
         lifted = [self._lift(x).fake for x in tensors]
-        faked = _mapped((args, kwargs), lambda x: self._known[id(x)].fake)
+        faked = mapped((args, kwargs), lambda x: self._known[id(x)].fake)
         with self._fake, _Watch(func, lifted):
             value = func(*faked[0], **faked[1])
-        return self.follow(value, self.emit(*_target(func, args), kwargs)) if _has_tensor(value) else value
+        return self.follow(value, self.emit(*_target(func, args), kwargs)) if has_tensor(value) else value
 
     def _read(self, name: str, func: Any, args: Any) -> Any:
         """An attribute of a tensor: `x.shape`, `x.T`."""
@@ -127,7 +129,7 @@ class Tracer(TorchFunctionMode):
     def _fold(self, func: Any, args: Any, kwargs: Any) -> Any:
         with _Watch(func, []):
             value = func(*args, **kwargs)
-        self._folded.update((id(x), x) for x in _tensors_in(value))
+        self._folded.update((id(x), x) for x in tensors_in(value))
         return value
 
     def emit(self, op: str, target: Any, args: Any, kwargs: Any) -> fx.Node:
@@ -148,7 +150,7 @@ class Tracer(TorchFunctionMode):
             return slice(*map(self.argument, (value.start, value.stop, value.step)))
         if value is None or type(value) in _LITERALS:
             return value
-        if _has_tensor(value) or any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value)):
+        if has_tensor(value) or any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value)):
             raise Untraceable(f"the forward passes tensors on in a {type(value).__name__}")
         return self._constant(value)
 
@@ -161,10 +163,10 @@ class Tracer(TorchFunctionMode):
 
     def parts(self, value: Any, node: fx.Node) -> Iterator[tuple[Any, fx.Node]]:
         """All that is in `value`, nested as it may be, each with a node that takes it out of what `node` returns."""
-        children = _children(value)
-        if children is None:
+        held = children(value)
+        if held is None:
             yield value, node
-        for take, key, item in children or ():
+        for take, key, item in held or ():
             yield from self.parts(item, self.graph.call_function(take, (node, key)))
 
 
@@ -183,7 +185,7 @@ class _Watch(TorchDispatchMode):
             raise Untraceable(f"the forward draws random numbers, by {self._name}")
         for argument in op._schema.arguments:
             if argument.alias_info is not None and argument.alias_info.is_write:
-                for x in _tensors_in(bound.get(argument.name)):
+                for x in tensors_in(bound.get(argument.name)):
                     if x.untyped_storage()._cdata in self._given:
                         raise Untraceable(f"the forward writes to a tensor in place, by {self._name}")
         return op(*args, **kwargs)
@@ -229,55 +231,6 @@ def _property(func: Any) -> str | None:
         return None
     owner = func.__self__
     return getattr(owner, "__name__", None) or owner.fget.__name__  # type: ignore[attr-defined]
-
-
-def _children(value: Any) -> list[tuple[Any, Any, Any]] | None:
-    """(how to take it, its key, it) for all that `value` holds; None where it holds nothing."""
-    if isinstance(value, (tuple, list)):
-        return [(operator.getitem, i, item) for i, item in enumerate(value)]
-    if isinstance(value, Mapping):
-        return [(operator.getitem, key, item) for key, item in value.items()]
-    if hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
-        return [(getattr, name, getattr(value, name)) for name in value.__dataclass_fields__]
-    return None
-
-
-def _tensors_in(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif type(value) is slice:
-        yield from _tensors_in((value.start, value.stop, value.step))
-    else:
-        for _, _, item in _children(value) or ():
-            yield from _tensors_in(item)
-
-
-def _has_tensor(value: Any) -> bool:
-    return next(_tensors_in(value), None) is not None
-
-
-def _mapped(value: Any, change: Any) -> Any:
-    """`value` with `change` made to the tensors in it."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if type(value) in (tuple, list):
-        return type(value)(_mapped(item, change) for item in value)
-    if type(value) is dict:
-        return {key: _mapped(item, change) for key, item in value.items()}
-    if type(value) is slice:
-        return slice(*(_mapped(part, change) for part in (value.start, value.stop, value.step)))
-    return value
-
-
-def _tensors(model: nn.Module) -> Iterator[tuple[int, str]]:
-    """All tensors that hang on a module of `model`, with the path to read them by; the first path of a shared one."""
-    seen = set()
-    for path, module in model.named_modules():
-        held = {**module.__dict__, **module._parameters, **module._buffers}
-        for name, x in held.items():
-            if isinstance(x, Tensor) and id(x) not in seen:
-                seen.add(id(x))
-                yield id(x), f"{path}.{name}" if path else name
 
 
 @contextmanager

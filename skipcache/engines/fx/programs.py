@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from skipcache.blocks.streams import Streams
+from skipcache.blocks import Outline, Streams
+from skipcache.engines import Features
 from skipcache.engines.fx.assumptions import Guard
-from skipcache.engines.fx.cut import Cut, Layout, cut_graph, finish
-from skipcache.engines.fx.recording import Recording, Spec, Untraceable
+from skipcache.engines.fx.cut import Canonical, Cut, cut_graph, finish
+from skipcache.engines.fx.errors import Untraceable
+from skipcache.engines.fx.recording import Recording
 from skipcache.engines.fx.trace import Trace, trace
-from skipcache.predictors.base import Prediction
-from skipcache.stack.stack import Stack
+from skipcache.predictors import Prediction
+from skipcache.stack import Stack
 
-Features = tuple[Streams | None, Streams]
 Options = bool | dict[str, Any]
 
 # These modes replay CUDA graphs, whose outputs lie in memory that the next replay writes to.
@@ -67,7 +68,7 @@ class Program:
 class Programs:
     """What serves one signature: the full step's program, and a cached step's for each kind of prediction."""
 
-    layout: Layout
+    layout: Canonical
     trace: Trace
     cut: Cut
     nesting: Any
@@ -98,7 +99,7 @@ class Programs:
         with torch.inference_mode(False), torch.no_grad():
             traced = trace(function, model, stack.blocks, recording, names, leaves, spec)
             cut = Cut.of(traced, model, stack, deep)
-            layout = Layout(model, stack, call.batch)
+            layout = Canonical(model, stack, call.batch)
             nesting = finish(traced, cut, layout)
         guard = Guard(traced.glue.values(), [model.get_submodule(c.path) for c in traced.calls])
         program = Program.of(traced.graph, traced.tracer.constants, stack, compile)
@@ -106,20 +107,16 @@ class Programs:
 
     @property
     def graphs(self) -> Graphs:
-        """With the cached step of the kind of prediction that was met last."""
+        """The full graph and the cached graph that was built last."""
         return Graphs(self.full_program.graph, list(self.cached_programs.values())[-1].graph)
 
     def full(self, args: Any, kwargs: Any, eager: bool = False) -> tuple[Any, Features]:
         """The model's output, and (H, D)."""
         output, H, D = self._own(self.full_program(self.layout.model, *_tensors(args, kwargs), eager=eager))
-        return pytree.tree_unflatten(list(output), self.nesting), (H, D)
+        return pytree.tree_unflatten(list(output), self.nesting), Features(H, D)
 
-    def saved(self, prediction: Prediction) -> int:
-        """How many blocks the cached step's program does not run."""
-        return len(self.layout.stack.blocks) - self.cached_program(prediction).blocks
-
-    def cached(self, args: Any, kwargs: Any, prediction: Prediction, eager: bool = False) -> Any:
-        """The model's output from head, tail and the predicted deep feature."""
+    def cached(self, args: Any, kwargs: Any, prediction: Prediction, eager: bool = False) -> tuple[Any, int]:
+        """The model's output from head, tail and the predicted deep feature, and how many blocks ran for it."""
         program = self.cached_program(prediction)
         inputs = [x for streams in prediction.kept for x in streams]
         factors = [torch.tensor(w, dtype=torch.float64) for w in prediction.weights]
@@ -128,10 +125,10 @@ class Programs:
         if prediction.observe is not None:
             output, H = output
             prediction.saw(H)
-        return pytree.tree_unflatten(list(output), self.nesting)
+        return pytree.tree_unflatten(list(output), self.nesting), program.blocks
 
     def cached_program(self, prediction: Prediction) -> Program:
-        specs = tuple(tuple(map(Spec.of, streams)) for streams in prediction.kept)
+        specs = tuple(tuple(map(Outline.exactly, streams)) for streams in prediction.kept)
         observed, weights = prediction.observe is not None, len(prediction.weights)
         key = (prediction.predictor, prediction.residual, observed, weights, specs)
         with self._lock:  # two threads must not trace with one FakeTensorMode
@@ -139,11 +136,9 @@ class Programs:
                 self.cached_programs[key] = self._cut(prediction, specs)
             return self.cached_programs[key]
 
-    def _cut(self, prediction: Prediction, specs: Sequence[Sequence[Spec]]) -> Program:
-        predictor, residual = prediction.predictor, prediction.residual
-
+    def _cut(self, prediction: Prediction, specs: Sequence[Sequence[Outline]]) -> Program:
         def predict(H: Streams | None, kept: Sequence[Streams], weights: Sequence[Any]) -> Streams:
-            return predictor.predict(H if residual else None, kept, weights)
+            return replace(prediction, kept=kept, weights=weights)(H)
 
         with torch.inference_mode(False), torch.no_grad():
             graph, extra = cut_graph(

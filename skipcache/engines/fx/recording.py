@@ -1,4 +1,4 @@
-"""The first full step of a signature: it runs as ever, and what its leaves return is written down."""
+"""The first full step of a signature: it runs as usual, and what its leaves return is recorded."""
 
 from __future__ import annotations
 
@@ -7,33 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from skipcache.blocks import Outline, equal_values
 from skipcache.engines.fx.skeleton import Skeleton
-
-
-class Untraceable(RuntimeError):
-    """No graph of this forward would be right for every call like this one. The message says why."""
-
-
-@dataclass(frozen=True)
-class Spec:
-    """All of a tensor but its values."""
-
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-
-    @classmethod
-    def of(cls, x: Tensor) -> Spec:
-        return cls(tuple(x.shape), tuple(x.stride()), x.dtype, x.device)
-
-    def blank(self) -> Tensor:
-        """An uninitialised tensor like it; fake under a FakeTensorMode."""
-        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device)
 
 
 @dataclass
@@ -49,9 +27,10 @@ class Recording:
 
 
 def record(function: Any, model: nn.Module, blocks: Sequence[str], deep: range, args: Any, kwargs: Any) -> Recording:
-    """Run `function(model, *args, **kwargs)`, noting leaf calls; calls within a leaf are the leaf's own business.
+    """Run `function(model, *args, **kwargs)` and record the calls of leaves. Calls within a leaf are not recorded.
 
-    Watched is where H and D are to be read, `deep` being the indices of the deep blocks among `blocks`.
+    `deep` are the indices of the deep blocks among `blocks`. The inputs or outputs of the blocks at which H and D are
+    read are cloned, to detect in-place writes.
     """
     recording = Recording()
     seen: list[tuple[str, Tensor, Tensor]] = []
@@ -66,7 +45,7 @@ def record(function: Any, model: nn.Module, blocks: Sequence[str], deep: range, 
             watch(path, args, kwargs)
         output = model.get_submodule(path)(*args, **kwargs)
         leaves, spec = pytree.tree_flatten(output)
-        recording.returned[path].append(([Spec.of(x) if isinstance(x, Tensor) else x for x in leaves], spec))
+        recording.returned[path].append(([Outline.exactly(x) if isinstance(x, Tensor) else x for x in leaves], spec))
         if path in leaving:
             watch(path, output)
         return output
@@ -74,9 +53,5 @@ def record(function: Any, model: nn.Module, blocks: Sequence[str], deep: range, 
     skeleton = Skeleton(model, blocks, answer)
     recording.output = function(skeleton.root, *args, **kwargs)
     skeleton.hand_over()
-    recording.overwritten = sorted({path for path, x, copy in seen if not _equal(x, copy)})
+    recording.overwritten = sorted({path for path, x, copy in seen if not (x.is_meta or equal_values(x, copy))})
     return recording
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.is_meta or torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())

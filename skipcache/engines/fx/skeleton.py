@@ -14,10 +14,11 @@ from typing import Any
 
 from torch import nn
 
+from skipcache.blocks import HOOKS, WRAPPERS
+
 Answer = Callable[..., Any]
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_OWN = frozenset({"_modules", "_compiled_call_impl", "forward", *_HOOKS})
+_OWN = WRAPPERS | HOOKS | {"_modules", "_compiled_call_impl"}  # what a stand-in has of its own
 
 
 class Skeleton:
@@ -52,7 +53,7 @@ class Skeleton:
         state["_compiled_call_impl"] = None
         if path not in self._inner:
             state["forward"] = functools.partial(self._answer, path)
-            state.update((name, OrderedDict()) for name in _HOOKS)
+            state.update((name, OrderedDict()) for name in HOOKS)
         else:
             state.pop("forward", None)
         return made

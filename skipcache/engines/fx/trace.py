@@ -13,15 +13,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from skipcache.branches.graft import branches_of
-from skipcache.branches.taps import SKIPS
+from skipcache.blocks import Outline
+from skipcache.branches import SKIPS, branches_of
+from skipcache.engines.fx.errors import Stale, Untraceable
 from skipcache.engines.fx.function_mode import Tracer, tracing
-from skipcache.engines.fx.recording import Recording, Spec, Untraceable
+from skipcache.engines.fx.recording import Recording
 from skipcache.engines.fx.skeleton import Skeleton
-
-
-class Stale(RuntimeError):
-    """This call differs from the one that the graph was made of, in something that only showed on the way."""
 
 
 def require(value: Any, expected: Any) -> None:
@@ -117,13 +114,13 @@ def trace(
 def _argument(tracer: Tracer, name: str, leaf: Any) -> Any:
     if not isinstance(leaf, Tensor):
         return leaf
-    fake = tracer.blank(Spec.of(leaf))
+    fake = tracer.blank(Outline.exactly(leaf))
     tracer.know(fake, tracer.input(name))
     return fake
 
 
 def _filled(tracer: Tracer, path: str, leaf: Any) -> Any:
-    if isinstance(leaf, Spec):
+    if isinstance(leaf, Outline):
         return tracer.blank(leaf)
     if leaf is None or isinstance(leaf, (bool, int, float, str, torch.dtype, torch.device)):
         return leaf
