@@ -204,14 +204,21 @@ def test_bfloat16_and_both_engines():
 
 def test_a_pipeline_is_sampled_and_restored():
     pipe = dit()
-    plain = run_dit(pipe)
-    before = skipcache.accelerate(pipe, policy=Threshold(0.02))
-    run_dit(before)
+    before = run_dit(pipe)
+    run_dit(skipcache.accelerate(pipe, policy=Threshold(0.02)))
     report = skipcache.report(pipe)
     assert report.full_steps + report.cached_steps == 7 and report.full_at[0] == 0
     skipcache.restore(pipe)
-    skipcache.accelerate(pipe, policy=Threshold(1e-9, most=1))
-    assert torch.equal(run_dit(pipe), plain), "under a tiny limit all steps are full"
+    assert torch.equal(run_dit(pipe), before)
+
+
+def test_under_a_tiny_limit_all_steps_are_full_but_the_second_before_which_no_change_was_seen():
+    found = []
+    for policy in (Threshold(1e-9), Schedule([0, *range(2, 7)])):
+        pipe = skipcache.accelerate(dit(), policy=policy)
+        found.append(run_dit(pipe))
+        assert skipcache.report(pipe).full_at == (0, 2, 3, 4, 5, 6)
+    assert torch.equal(*found)
 
 
 def test_the_features_that_are_held_are_counted():
