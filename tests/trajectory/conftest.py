@@ -5,6 +5,8 @@ import contextlib
 import pytest
 import torch
 
+from tests.models.devices import as_on_device
+
 
 class Blind:
     """Inside, all tensors are as on a device, and to read one is an error."""
@@ -17,9 +19,7 @@ class Blind:
         def refuse(*args, **kwargs):
             raise AssertionError("a device was read")
 
-        with self._patch.context() as patch:
-            patch.setattr("skipcache.trajectory.call.on_host", lambda value: not isinstance(value, torch.Tensor))
-            patch.setattr("skipcache.trajectory.clock.on_host", lambda value: not isinstance(value, torch.Tensor))
+        with as_on_device(), self._patch.context() as patch:
             tolist = torch.Tensor.tolist
 
             def count(x):
