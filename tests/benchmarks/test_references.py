@@ -111,3 +111,7 @@ def test_missing_weights_and_unknown_names(reference, tmp_path):
         load_weights(reference.build(), tmp_path / "dit-digits.safetensors")
     with pytest.raises(ValueError, match=f"expected one of {', '.join(REFERENCES)}, got 'dit'"):
         find_reference("dit")
+
+
+def test_labels_are_balanced():
+    assert balanced(20, 10).bincount().tolist() == [2] * 10

@@ -11,6 +11,7 @@ from diffusers import DiTTransformer2DModel
 from safetensors.torch import load_file
 from torch import nn
 
+from skipcache.benchmarks.cli.main import main
 from skipcache.benchmarks.references import train as train_command
 from skipcache.benchmarks.references.dit_digits import data
 from skipcache.benchmarks.training.losses import denoising_loss
@@ -152,3 +153,19 @@ def test_a_task_goes_on_with_the_next_stage(task, tmp_path, monkeypatch):
     assert all(torch.equal(x.half(), first[name]) for name, x in seen[0].items() if x.is_floating_point())
     assert not all(torch.equal(x, last[name]) for name, x in first.items())
     assert read_settings(path)["recipe"]["steps"] == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04"])
+def test_a_checkpoint_that_cannot_be_read_gets_one_line(content, tmp_path, capsys):
+    (tmp_path / "digits-classifier.checkpoint").write_bytes(content)
+    assert main(["train", "digits-classifier", "--steps", "2", "--threads", "1", "--out", str(tmp_path)]) == 2
+    assert "expected a checkpoint of `skipcache train`" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_something_else_is_refused(task, tmp_path):
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "run")
+    with pytest.raises(ValueError, match="it does not hold settings, step, model"):
+        train(task, tmp_path / "run")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match="it is no file"):
+        train(task, tmp_path / "folder")

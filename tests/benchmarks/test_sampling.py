@@ -5,10 +5,6 @@ import math
 import pytest
 import torch
 
-from skipcache.benchmarks.fidelity.variants import rival_steps, variants
-from skipcache.benchmarks.inspection.run import ideal
-from skipcache.benchmarks.options.bench import BenchSettings
-from skipcache.benchmarks.references.data.dataset import balanced
 from skipcache.benchmarks.sampling.metrics import compare
 
 
@@ -43,36 +39,3 @@ def test_videos_are_compared_whole_by_psnr_and_frame_by_frame_by_ssim():
     assert found.psnr == pytest.approx(20, abs=1e-3) and found.psnr_error == pytest.approx(0, abs=1e-3)
     frame = compare(samples[:, :, 1], reference[:, :, 1])
     assert found.ssim == pytest.approx((3 + frame.ssim) / 4, abs=1e-3)
-
-
-def once(steps: int) -> int:
-    return steps
-
-
-def heun(steps: int) -> int:
-    return 2 * steps - 1
-
-
-@pytest.mark.parametrize(("interval", "steps"), [(2, 30), (3, 23), (4, 20), (5, 17)])
-def test_the_rival_gets_at_least_the_block_evaluations(interval, steps):
-    """Interval 3: 17 full steps of 12 blocks, 33 of 2: 270 blocks, which is 22.5 plain steps."""
-    assert rival_steps(BenchSettings(), interval, 12, once) == steps
-
-
-def test_the_rival_of_a_second_order_sampler():
-    """99 calls, 33 of them full: 528 blocks are 44 calls, and 23 Heun steps make 45."""
-    assert rival_steps(BenchSettings(), 3, 12, heun) == 23
-
-
-def test_every_interval_has_its_rival():
-    settings = BenchSettings(intervals=(3, 1), predictors=("hold", "forecast"))
-    labels = [variant.label for variant in variants(settings, 12, once)]
-    assert labels == ["interval 1", "interval 3, Hold", "interval 3, Forecast(1)", "plain, 23 steps"]
-
-
-def test_ideal_speedup_by_hand():
-    assert ideal(3, full=28, cached=2) == pytest.approx(84 / 32)
-
-
-def test_labels_are_balanced():
-    assert balanced(20, 10).bincount().tolist() == [2] * 10
