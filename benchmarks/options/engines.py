@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skipcache.benchmarks.names.presets import PRESETS
-from skipcache.benchmarks.options import common
+from skipcache.benchmarks.options import shared
 from skipcache.benchmarks.options.checks import Checked, a_folder, a_usable_device
 from skipcache.benchmarks.options.option import option, positional
 
@@ -19,16 +19,16 @@ class EnginesSettings(Checked):
     compile: str | None = option(
         None, "compile the plain model and fx; inductor by default", metavar="BACKEND", nargs="?", const="inductor"
     )
-    steps: int = common.steps()
-    batch: int | None = common.batch(
+    steps: int = shared.steps()
+    batch: int | None = shared.batch(
         None,
         "samples per call, both halves of guidance included (default: the preset's own)",
         1,
         "leave it out for the preset's own",
     )
-    intervals: tuple[int, ...] = common.intervals((2, 3, 4, 5), 2, "a preset measures cached steps")
-    predictors: tuple[str, ...] = common.predictors("damped")
-    keep: tuple[int, int] = common.keep()
+    intervals: tuple[int, ...] = shared.intervals((2, 3, 4, 5), 2, "a preset measures cached steps")
+    predictors: tuple[str, ...] = shared.predictors("damped")
+    keep: tuple[int, int] = shared.keep()
     rounds: int = option(
         5, "runs of each pipeline, in turns", least=1, most=10_000, why="in each, every pipeline runs once"
     )
@@ -36,8 +36,8 @@ class EnginesSettings(Checked):
     dtype: str | None = option(
         None, "of weights and features", choices=common.DTYPES, shown="float32; bfloat16 on cuda"
     )
-    threads: int | None = common.threads()
-    out: Path = common.out("bench-out")
+    threads: int | None = shared.threads()
+    out: Path = shared.out("bench-out")
     results: Path | None = option(
         None,
         "folder for the result file",
