@@ -14,7 +14,7 @@ bench: .venv/installed
 # Other caches at equal compute, for every model and sampler; then the docs' tables and pictures of it.
 evidence: .venv/installed
 	for model in $(MODELS); do for sampler in $(SAMPLERS); do \
-	    $(BIN)/skipcache bench --peers --model $$model --scheduler $$sampler \
+	    $(BIN)/skipcache peers --model $$model --scheduler $$sampler \
 	        --out evidence-out/$$model-$$sampler || exit 1; \
 	done; done
 	$(BIN)/skipcache publish evidence-out/*
@@ -22,7 +22,7 @@ evidence: .venv/installed
 # What the steps of both engines cost, with a unit at each end of cached steps and with none; then the docs' table of it.
 engines: .venv/installed
 	for model in $(MODELS); do for keep in 1 0; do \
-	    $(BIN)/skipcache bench --preset $$model --keep $$keep --intervals 3 --predictor damped hold \
+	    $(BIN)/skipcache engines $$model --keep $$keep --intervals 3 --predictor damped hold \
 	        --rounds 7 --results benchmarks/results || exit 1; \
 	done; done
 	$(BIN)/skipcache publish

@@ -2,7 +2,7 @@
 
 import sys
 
-from skipcache.benchmarks.cli import main
+from skipcache.benchmarks.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

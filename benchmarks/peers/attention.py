@@ -11,7 +11,7 @@ from diffusers.hooks import FasterCacheConfig, PyramidAttentionBroadcastConfig
 
 from skipcache.benchmarks.peers.context import UnconditionalFirst, by_hand, cached_pipeline
 from skipcache.benchmarks.peers.method import Setting, Task, best
-from skipcache.benchmarks.sampling import ReferencePipeline
+from skipcache.benchmarks.sampling.pipelines import ReferencePipeline
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class PyramidAttentionBroadcast:
     Temporal attention is reused twice as long, cross attention three times, as in the paper (arXiv 2408.12588).
     """
 
-    name: str = "pab"
-    label: str = "PyramidAttentionBroadcast"
-    library: str = "diffusers"
+    name: str
+    label: str
+    library: str
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
         return best(task, self, [[{"range": n} for n in range(2, 11)]], budget)
@@ -56,9 +56,9 @@ class FasterCache:
     `range` is how long the unconditional half goes without being computed; `until` the timestep from which on.
     """
 
-    name: str = "fastercache"
-    label: str = "FasterCache"
-    library: str = "diffusers"
+    name: str
+    label: str
+    library: str
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
         ladder: list[Setting] = [{"range": n, "until": 641} for n in (2, 3, 4, 5, 6, 8, 10)]
@@ -116,6 +116,3 @@ def quiet_diffusers() -> Iterator[None]:
         yield
     finally:
         diffusers.utils.logging.set_verbosity(verbosity)
-
-
-METHODS = (PyramidAttentionBroadcast(), FasterCache())

@@ -13,17 +13,17 @@ import torch
 from diffusers.hooks import FirstBlockCacheConfig, MagCacheConfig, TaylorSeerCacheConfig
 
 from skipcache.benchmarks.peers.context import by_hand, enabled, noted
-from skipcache.benchmarks.peers.method import THRESHOLDS, Method, Setting, Task, best
-from skipcache.benchmarks.sampling import ReferencePipeline
+from skipcache.benchmarks.peers.method import THRESHOLDS, Setting, Task, best
+from skipcache.benchmarks.sampling.pipelines import ReferencePipeline
 
 
 @dataclass(frozen=True)
 class FirstBlockCache:
     """The other blocks are skipped where the first one's residual has changed by less than `threshold`."""
 
-    name: str = "fbcache"
-    label: str = "FirstBlockCache"
-    library: str = "diffusers"
+    name: str
+    label: str
+    library: str
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
         return best(task, self, [[{"threshold": t} for t in THRESHOLDS]], budget)
@@ -48,9 +48,9 @@ class MagCache:
     where that saves too little.
     """
 
-    name: str = "magcache"
-    label: str = "MagCache"
-    library: str = "diffusers"
+    name: str
+    label: str
+    library: str
     ratios: Sequence[float] = ()
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
@@ -94,9 +94,9 @@ class TaylorSeer:
     `cache_identifiers` and `skip_predict_identifiers` name the same modules.
     """
 
-    name: str = "taylorseer"
-    label: str = "TaylorSeerCache"
-    library: str = "diffusers"
+    name: str
+    label: str
+    library: str
     lite: bool = False
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
@@ -134,13 +134,3 @@ def _taylor_ladder(calls: int, last: bool) -> list[Setting]:
             full = sum(i < start or i >= end or (i - start - 1) % interval == 0 for i in range(calls))
             found.setdefault(full, setting | ({"disable_cache_after_step": end} if last else {}))
     return [found[full] for full in sorted(found, reverse=True)]
-
-
-def methods() -> list[Method]:
-    """New ones each time: MagCache holds the ratios of one model."""
-    return [
-        FirstBlockCache(),
-        MagCache(),
-        TaylorSeer(),
-        TaylorSeer("taylorseer-lite", "TaylorSeerCache, whole stack", lite=True),
-    ]

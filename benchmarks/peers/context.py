@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from skipcache.benchmarks.peers.method import Task
-from skipcache.benchmarks.sampling import ReferencePipeline
+from skipcache.benchmarks.sampling.pipelines import ReferencePipeline
 
 
 class InContext(diffusers.CacheMixin):

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from skipcache.benchmarks.peers.method import THRESHOLDS, Setting, Task, best
-from skipcache.benchmarks.sampling import ReferencePipeline
+from skipcache.benchmarks.sampling.pipelines import ReferencePipeline
 
 FIRST = 1  # blocks that always run: F1B0 of its documentation, which at 12 blocks leaves room for three times the speed
 
@@ -48,9 +48,9 @@ class DBCache:
     After `warm_up` full steps: 8, the default, of 28 to 50 steps, or fewer where that is more faithful.
     """
 
-    name: str = "dbcache"
-    label: str = "DBCache"
-    library: str = "cache-dit"
+    name: str
+    label: str
+    library: str
     calibrator: str | None = None
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
@@ -77,9 +77,9 @@ class StepsMask:
     In its own masks half of them come first; else they are spread evenly, where that is more faithful.
     """
 
-    name: str = "scm"
-    label: str = "DBCache, SCM"
-    library: str = "cache-dit"
+    name: str
+    label: str
+    library: str
     calibrator: str | None = None
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
@@ -117,11 +117,3 @@ def bins(calls: int, full: int, first: int) -> tuple[list[int], list[int]]:
             computed.append(1)
             cached.append(step - before - 1)
     return computed, cached
-
-
-METHODS = (
-    DBCache(),
-    DBCache("dbcache-taylorseer", "DBCache, TaylorSeer", calibrator="taylorseer"),
-    StepsMask(),
-    StepsMask("scm-taylorseer", "DBCache, SCM, TaylorSeer", calibrator="taylorseer"),
-)

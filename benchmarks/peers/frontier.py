@@ -11,29 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from skipcache.benchmarks.names.peers import PEERS
+from skipcache.benchmarks.names.schedulers import STOCHASTIC
+from skipcache.benchmarks.options.peers import PeersSettings
 from skipcache.benchmarks.peers.rows import Row
-from skipcache.benchmarks.settings import STOCHASTIC, PeersSettings
 
-# Okabe-Ito colours, by method; a library is a shape, and its methods that belong together share a colour.
-STYLES = {
-    "skipcache": ("#0072B2", "o", "-"),
-    "speedup": ("#0072B2", "o", "--"),
-    "threshold": ("#56B4E9", "o", "--"),
-    "uniform-damped": ("#56B4E9", "o", "-"),
-    "uniform-hold": ("#56B4E9", "o", ":"),
-    "fewer-steps": ("#333333", "D", "--"),
-    "dbcache": ("#D55E00", "s", ":"),
-    "dbcache-taylorseer": ("#D55E00", "s", "-"),
-    "scm": ("#E69F00", "s", ":"),
-    "scm-taylorseer": ("#E69F00", "s", "-"),
-    "fbcache": ("#009E73", "^", "-"),
-    "magcache": ("#009E73", "v", ":"),
-    "taylorseer": ("#CC79A7", "^", "-"),
-    "taylorseer-lite": ("#CC79A7", "v", ":"),
-    "pab": ("#999999", "^", "-"),
-    "fastercache": ("#999999", "v", ":"),
-}
-LIBRARIES = {"skipcache": "skipcache", "": "no cache", "cache-dit": "cache-dit", "diffusers": "diffusers"}
+# As legends call the libraries, in the order of the methods.
+LIBRARIES = {library: library or "no cache" for library in dict.fromkeys(peer.library for peer in PEERS.values())}
 
 
 def draw_frontier(path: Path, rows: Sequence[Row], settings: PeersSettings) -> None:
@@ -79,7 +63,7 @@ def _draw_legend(figure: Figure, axis: Axes, rows: Sequence[Row]) -> None:
 
 
 def _draw(axis: Axes, rows: Sequence[Row], what: str, title: str) -> None:
-    for method, (colour, marker, line) in STYLES.items():
+    for method, peer in PEERS.items():
         found = {row.speedup: row for row in rows if row.method == method and getattr(row, what) is not None}
         points = [found[x] for x in sorted(x for x in found if x is not None)]
         if not points:
@@ -89,9 +73,9 @@ def _draw(axis: Axes, rows: Sequence[Row], what: str, title: str) -> None:
             [row.speedup or 0.0 for row in points],
             [getattr(row, what) for row in points],
             yerr=[_spread(row, what) for row in points],
-            color=colour, marker=marker, linestyle=line, capsize=2.5, label=points[0].label,
+            color=peer.colour, marker=peer.marker, linestyle=peer.line, capsize=2.5, label=points[0].label,
             linewidth=2.6 if ours else 1.3, markersize=8 if ours else 5.5, zorder=5 if ours else 3,
-            markerfacecolor=colour if line != ":" else "white",
+            markerfacecolor=peer.colour if peer.line != ":" else "white",
         )  # fmt: skip
     axis.set_title(title, fontsize=9.5)
     axis.set_xlabel("measured speedup over the plain model")

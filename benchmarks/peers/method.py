@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import skipcache
-from skipcache.benchmarks.diffusion import Data
-from skipcache.benchmarks.metrics import compare
-from skipcache.benchmarks.peers.counting import Meter, Work
-from skipcache.benchmarks.references import balanced
-from skipcache.benchmarks.sampling import ReferencePipeline, make_scheduler
-from skipcache.benchmarks.settings import CALIBRATION_SEED, PeersSettings
+from skipcache.benchmarks.options.peers import CALIBRATION_SEED, PeersSettings
+from skipcache.benchmarks.references.data.dataset import Data, balanced
+from skipcache.benchmarks.sampling.flops import Meter, Work
+from skipcache.benchmarks.sampling.metrics import compare
+from skipcache.benchmarks.sampling.pipelines import ReferencePipeline
+from skipcache.benchmarks.sampling.schedulers import make_scheduler
 
 Setting = Mapping[str, Any]  # one position of a method's knob
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import skipcache
+from skipcache.benchmarks.names.predictors import make_predictor
 from skipcache.benchmarks.peers.method import THRESHOLDS, Setting, Task, best
-from skipcache.benchmarks.sampling import ReferencePipeline
-from skipcache.benchmarks.variants import make_predictor
+from skipcache.benchmarks.sampling.pipelines import ReferencePipeline
 
 CALIBRATION_SAMPLES = 8
 
@@ -26,9 +26,9 @@ def calibrate(task: Task, target: float) -> skipcache.Calibration:
 class Calibrated:
     """Full steps placed by `calibrate`; its FLOPs are the budget of all others."""
 
-    name: str = "skipcache"
-    label: str = "skipcache, calibrated"
-    library: str = "skipcache"
+    name: str
+    label: str
+    library: str
     found: dict[float, skipcache.Calibration] = field(default_factory=dict, repr=False)
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
@@ -51,9 +51,9 @@ class Calibrated:
 class Uniform:
     """Every `interval`-th step is full, and all after timestep `stop`: with Hold it is the paper's rule."""
 
-    name: str = "uniform-damped"
-    label: str = "skipcache, uniform, Damped"
-    library: str = "skipcache"
+    name: str
+    label: str
+    library: str
     predictor: str = "damped"
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
@@ -87,11 +87,11 @@ class Knob:
 
     name: str
     label: str
+    library: str
     knob: str
     positions: Callable[[Task], Iterable[float]]
     options: Callable[[float], dict[str, Any]]
     usage_of: str  # what is written for `options`, with a place for the number
-    library: str = "skipcache"
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
         return best(task, self, [[{self.knob: position} for position in self.positions(task)]], budget)
@@ -106,19 +106,39 @@ class Knob:
         return ""
 
 
-def speedups(task: Task) -> list[float]:
+def speedup(**named: str) -> Knob:
+    return Knob(
+        **named,
+        knob="speedup",
+        positions=_speedups,
+        options=lambda x: {"speedup": x},
+        usage_of="speedup={:.3g}",
+    )
+
+
+def _speedups(task: Task) -> list[float]:
     """One for each number of full steps, down to those that are left whatever is asked for."""
     fewest = len(skipcache.Spread.reaching(task.calls, 0, 1).places(task.calls))
     return [task.calls / full for full in range(task.calls, fewest - 1, -1)]
+
+
+def threshold(**named: str) -> Knob:
+    return Knob(
+        **named,
+        knob="limit",
+        positions=lambda task: THRESHOLDS,
+        options=lambda x: {"policy": skipcache.Threshold(x)},
+        usage_of="policy=skipcache.Threshold({:.3g})",
+    )
 
 
 @dataclass(frozen=True)
 class FewerSteps:
     """Rounded up: the rival gets at least the compute of the caches."""
 
-    name: str = "fewer-steps"
-    label: str = "plain, fewer steps"
-    library: str = ""
+    name: str
+    label: str
+    library: str
 
     def aim(self, task: Task, target: float, budget: int) -> Setting:
         calls = math.ceil(budget / task.plain_work.flops * task.calls)
@@ -132,19 +152,3 @@ class FewerSteps:
 
     def note(self, task: Task) -> str:
         return "rounded up: at least the compute of the caches"
-
-
-METHODS = (
-    Knob("speedup", "skipcache, speedup=", "speedup", speedups, lambda x: {"speedup": x}, "speedup={:.3g}"),
-    Knob(
-        "threshold",
-        "skipcache, Threshold",
-        "limit",
-        lambda task: THRESHOLDS,
-        lambda x: {"policy": skipcache.Threshold(x)},
-        "policy=skipcache.Threshold({:.3g})",
-    ),
-    Uniform(),
-    Uniform("uniform-hold", "skipcache, uniform, Hold", predictor="hold"),
-    FewerSteps(),
-)

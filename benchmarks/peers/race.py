@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from skipcache.benchmarks.peers.memory import holding
 from skipcache.benchmarks.peers.method import Method, Setting, Task
 from skipcache.benchmarks.peers.rows import Row, median
-from skipcache.benchmarks.sampling import ReferencePipeline
+from skipcache.benchmarks.sampling.memory import holding
+from skipcache.benchmarks.sampling.pipelines import ReferencePipeline
 
 
 @dataclass

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skipcache.benchmarks.metrics import FrechetDistance, compare
-from skipcache.benchmarks.references import class_accuracy
-from skipcache.benchmarks.settings import STOCHASTIC, PeersSettings
+from skipcache.benchmarks.names.schedulers import STOCHASTIC
+from skipcache.benchmarks.options.peers import PeersSettings
+from skipcache.benchmarks.sampling.metrics import FrechetDistance, class_accuracy, compare
 
 OVER = 1.005  # of the budget: beyond it a row has more compute than skipcache's
 

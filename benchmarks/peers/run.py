@@ -1,7 +1,8 @@
-"""`skipcache bench --peers`: from a reference denoiser to a table, peers.json and frontier.png."""
+"""`skipcache peers`: from a reference denoiser to a table, peers.json and frontier.png."""
 
 from __future__ import annotations
 
+import importlib
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -11,19 +12,21 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
+from skipcache.benchmarks.names.peers import PEERS, Peer
+from skipcache.benchmarks.names.schedulers import STOCHASTIC
+from skipcache.benchmarks.options.peers import PeersSettings
 from skipcache.benchmarks.peers import ours
 from skipcache.benchmarks.peers.frontier import draw_frontier
 from skipcache.benchmarks.peers.method import Method, Setting, Task, key_of
 from skipcache.benchmarks.peers.race import Contender, enter, finish, plain_work, race
 from skipcache.benchmarks.peers.rows import OVER, Judge, Row
 from skipcache.benchmarks.peers.table import print_peers
-from skipcache.benchmarks.references import find_reference
-from skipcache.benchmarks.results import describe_device, write_json
-from skipcache.benchmarks.sampling import use_threads
-from skipcache.benchmarks.settings import PEERS, STOCHASTIC, PeersSettings
+from skipcache.benchmarks.references.registry import find_reference
+from skipcache.benchmarks.sampling.threads import use_threads
+from skipcache.benchmarks.show.json_file import describe_device, write_json
+from skipcache.benchmarks.show.progress import progress_bar
 
 FINE = 400  # steps of the reference that keeps fidelity to the plain run from being taken for quality
 MORE_TARGETS = dict.fromkeys(("uniform-hold", "fewer-steps"), (1.7,))  # the paper's rule beside its rival
@@ -37,7 +40,7 @@ def run_peers(settings: PeersSettings, console: Console) -> Path:
     task = Task(reference.load(settings.weights), reference.data(), settings, reference.prediction)
     settings.out.mkdir(parents=True, exist_ok=True)
     with _progress(console) as show, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what other libraries have to say of themselves
+        warnings.simplefilter("ignore")  # other libraries warn of themselves
         rows, facts = compare_all(task, methods, reference.judge(), show)
     content = {
         "device": describe_device("cpu"),
@@ -56,18 +59,18 @@ def run_peers(settings: PeersSettings, console: Console) -> Path:
 
 
 def find_methods(names: Sequence[str]) -> list[Method]:
-    """skipcache's own first, since it sets the others' budget."""
-    from skipcache.benchmarks.peers import attention, blocks
+    """In the order of the list: skipcache's own is first, since it sets the others' budget."""
+    chosen = {name: peer for name, peer in PEERS.items() if name in names}
+    if any(peer.library == "cache-dit" for peer in chosen.values()):
+        import cache_dit  # noqa: F401  # so that its absence is told before minutes are spent
+    return [_make(name, peer) for name, peer in chosen.items()]
 
-    found: list[Method] = [ours.Calibrated(), *ours.METHODS]
-    if set(names) & set(PEERS["cache-dit"]):
-        import cache_dit  # noqa: F401  # its absence is told before minutes are spent
 
-        from skipcache.benchmarks.peers import dbcache
-
-        found += dbcache.METHODS
-    found += [*blocks.methods(), *attention.METHODS]
-    return [method for method in found if method.name in names]
+def _make(name: str, peer: Peer) -> Method:
+    module, _, maker = peer.made_by.partition(".")
+    make = getattr(importlib.import_module(f"skipcache.benchmarks.peers.{module}"), maker)
+    method: Method = make(name=name, label=peer.label, library=peer.library, **dict(peer.options))
+    return method
 
 
 @dataclass(frozen=True)
@@ -167,15 +170,14 @@ def _row(entry: Entry, contenders: dict[str, Contender]) -> Row:
 
 @contextmanager
 def _progress(console: Console) -> Iterator[Show]:
-    columns = (TextColumn("{task.description:36}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-        bar = progress.add_task("", total=0)
+    with progress_bar(console) as bar:
 
         def show(what: str, more: int) -> None:
             if more:
-                progress.reset(bar, description=what, total=more)
-            else:
-                progress.advance(bar)
-                progress.update(bar, description=what or progress.tasks[bar].description)
+                bar.restart(what, more)
+                return
+            bar.advance()
+            if what:
+                bar.say(what)
 
         yield show

@@ -9,9 +9,9 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from skipcache.benchmarks.options.peers import PeersSettings
 from skipcache.benchmarks.peers.rows import Row
-from skipcache.benchmarks.settings import PeersSettings
-from skipcache.benchmarks.table import new_table
+from skipcache.benchmarks.show.tables import new_table, wide
 
 WIDTH = 140
 # Heading -> cell; the same in the terminal and in the docs.
@@ -61,13 +61,13 @@ def failed(rows: Sequence[Row]) -> list[Row]:
 
 
 def print_peers(console: Console, rows: Sequence[Row], settings: PeersSettings, facts: dict[str, Any]) -> None:
-    wide = Console(width=max(console.width, WIDTH), file=console.file, force_terminal=console.is_terminal)
+    shown = wide(console, WIDTH)
     title = f"{settings.model}, {settings.steps} {settings.scheduler.upper()} steps, guidance {settings.guidance:g}"
     plain = rows[0]
-    wide.print(Group(*(_table(f"{title}: {target:g}x", [plain, *some]) for target, some in by_target(rows))))
+    shown.print(Group(*(_table(f"{title}: {target:g}x", [plain, *some]) for target, some in by_target(rows))))
     for row in failed(rows):
-        wide.print(f"{row.label} does not run: {row.error}", highlight=False)
-    wide.print(
+        shown.print(f"{row.label} does not run: {row.error}", highlight=False)
+    shown.print(
         f"{facts['images']} images; speedup is the median of {len(settings.seeds)} runs, each beside a plain one.\n"
         "FLOPs and blocks are what really ran; > marks more FLOPs than skipcache's, calibrated. PSNR and SSIM are\n"
         "against the plain run. KiB: tensors alive between steps, beyond a plain run's. lines: of user code.\n"
@@ -75,7 +75,7 @@ def print_peers(console: Console, rows: Sequence[Row], settings: PeersSettings, 
         highlight=False,
     )
     if not facts["plain_untouched"]:
-        wide.print("[red]A method has changed the plain model's samples: no row can be trusted.[/red]")
+        shown.print("[red]A method has changed the plain model's samples: no row can be trusted.[/red]")
 
 
 def _table(title: str, rows: Sequence[Row]) -> Table:

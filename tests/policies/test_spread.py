@@ -102,7 +102,7 @@ def test_spread_reaches_the_speedup_and_no_more_than_a_step_beyond(speedup, kept
         (lambda: Spread(1.1), ValueError, "0 < share <= 1, got 1.1"),
         (lambda: Spread(0.2, power="1"), TypeError, "a number for power, got '1'"),
         (lambda: Spread(0.2, power=0.7), ValueError, "1 <= power <= 4, got 0.7"),
-        (lambda: Spread(0.2, steps=2.5), TypeError, "an int or None for steps, got 2.5"),
+        (lambda: Spread(0.2, steps=2.5), TypeError, "an int for steps, got 2.5"),
         (lambda: Spread(0.2, steps=0), ValueError, "steps >= 1, got 0"),
         (lambda: Spread(0.2, least="2"), TypeError, "an int for least, got '2'"),
         (lambda: Spread(0.2, least=0), ValueError, "least >= 1, got 0"),

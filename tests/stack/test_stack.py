@@ -83,6 +83,6 @@ def test_third_parties_add_adapters_by_entry_point(monkeypatch):
             return z
 
     monkeypatch.setattr(
-        "skipcache.stack.stack.entry_points", lambda group: [Point()] if group == "skipcache.adapters" else []
+        "skipcache.stack.discovery.entry_points", lambda group: [Point()] if group == "skipcache.adapters" else []
     )
     assert skipcache.find_stack(Odd()).timestep == "when"

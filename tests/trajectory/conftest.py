@@ -1,12 +1,11 @@
 """A device that no test may read."""
 
 import contextlib
-import sys
 
 import pytest
 import torch
 
-from skipcache.blocks import on_host
+from tests.models.devices import as_on_device
 
 
 class Blind:
@@ -20,10 +19,7 @@ class Blind:
         def refuse(*args, **kwargs):
             raise AssertionError("a device was read")
 
-        with self._patch.context() as patch:
-            for module in (m for name, m in sys.modules.items() if name.startswith("skipcache.trajectory.")):
-                if vars(module).get("on_host") is on_host:
-                    patch.setattr(module, "on_host", lambda value: not isinstance(value, torch.Tensor))
+        with as_on_device(), self._patch.context() as patch:
             tolist = torch.Tensor.tolist
 
             def count(x):

@@ -1,0 +1,143 @@
+"""What `skipcache engines` found: rows, the name of their file, and tables for the terminal and for the docs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from skipcache.benchmarks.names.predictors import label_of
+from skipcache.benchmarks.options.engines import EnginesSettings
+from skipcache.benchmarks.show.tables import markdown, new_table
+
+
+@dataclass(frozen=True)
+class PresetRow:
+    """An engine at an interval, `against` the plain model as it is or, for a compiled engine, compiled.
+
+    The first, a full and a cached step are in plain steps; `over_hooks` is, by round, a cached step of the hooks over
+    one of this engine. Memory is in bytes, at its peak during a run; it and the synchronisations are None but on cuda.
+    """
+
+    label: str
+    against: str
+    interval: int
+    predictor: str
+    engine: str
+    speedup: float
+    ratios: tuple[float, ...]
+    ideal: float | None
+    first_step: float
+    full_step: float
+    cached_step: float
+    over_hooks: tuple[float, ...]
+    peak_memory: int | None
+    plain_peak_memory: int | None
+    syncs_per_step: float | None
+    plain_syncs_per_step: float | None
+    plain_seconds_per_step: float
+
+    @property
+    def of_ideal(self) -> float | None:
+        return None if self.ideal is None else self.speedup / self.ideal
+
+
+def result_name(device: torch.device, settings: EnginesSettings) -> str:
+    """`<device>-<preset>`, and what else departs from the default."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    parts = [re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"), settings.preset]
+    if settings.keep != EnginesSettings.keep:
+        parts.append("keep-" + "-".join(map(str, settings.keep)))
+    return "-".join([*parts, *([] if settings.compile is None else ["compile"])])
+
+
+def preset_table(rows: Sequence[PresetRow], settings: EnginesSettings, facts: Mapping[str, Any]) -> Table:
+    """The columns of the device's memory and waits are there where they were read."""
+    title = f"{settings.preset}, {settings.steps} DDIM steps, batch {facts['batch']}, {facts['dtype']}"
+    table = new_table(title, gap=1)
+    read = any(row.peak_memory is not None for row in rows)
+    table.add_column("", no_wrap=True)
+    for column in (*COLUMNS, *(CUDA_COLUMNS if read else ())):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row.label, *_cells(row), *(_cuda_cells(row) if read else ()))
+    table.caption = "\n".join(_caption(settings, facts))
+    return table
+
+
+def _caption(settings: EnginesSettings, facts: Mapping[str, Any]) -> Iterator[str]:
+    size = f"{facts['parameters'] / 1e6:.1f} M parameters"
+    yield f"{size} on {facts['device']['name']}; medians of {settings.rounds} rounds."
+    yield "first, full, cached: such a step over a plain one. over hooks: hooks' cached step over this one."
+    if facts["reduced"]:
+        changes = ", ".join(f"{key}={value}" for key, value in facts["reduced"].items())
+        yield f"reduced on the CPU, not of real size: {changes}"
+
+
+COLUMNS = ("speedup", "over", "ideal", "of ideal", "first", "full", "cached", "over hooks")
+CUDA_COLUMNS = ("peak MiB", "plain", "syncs/step", "plain")
+
+
+def _cells(row: PresetRow) -> list[str]:
+    return [
+        f"{row.speedup:.2f}x",
+        row.against,
+        _cell(row.ideal, "{:.2f}x"),
+        _cell(row.of_ideal, "{:.2f}"),
+        f"{row.first_step:.1f}",
+        f"{row.full_step:.3f}",
+        f"{row.cached_step:.3f}",
+        "-" if row.engine == "hooks" else f"{median(row.over_hooks):.2f}x",
+    ]
+
+
+def _cuda_cells(row: PresetRow) -> list[str]:
+    return [
+        _cell(row.peak_memory, "{:.0f}", 2**20),
+        _cell(row.plain_peak_memory, "{:.0f}", 2**20),
+        _cell(row.syncs_per_step, "{:.2f}"),
+        _cell(row.plain_syncs_per_step, "{:.2f}"),
+    ]
+
+
+def _cell(value: float | None, form: str, unit: int = 1) -> str:
+    return "-" if value is None else form.format(value / unit)
+
+
+def engines(results: Sequence[Mapping[str, Any]]) -> str:
+    """One row for each run, predictor and interval: what steps cost with hooks and with fx, side by side."""
+    heads = [
+        "",
+        "on a cached step",
+        "speedup, hooks / fx",
+        "ideal",
+        "full step",
+        "cached step",
+        "hooks' cached step over fx's",
+    ]
+    lines = []
+    for result in results:
+        rows = [PresetRow(**row) for row in result["rows"]]
+        for hooks, fx in zip(rows[::2], rows[1::2]):
+            lines.append(
+                [
+                    f"{result['settings']['preset']}, {result['device']['name']}",
+                    f"{label_of(fx.predictor)}, {_units(result['settings']['keep'])}; interval {fx.interval}",
+                    f"{hooks.speedup:.2f}x / {fx.speedup:.2f}x",
+                    f"{_cell(hooks.ideal, '{:.2f}x')} / {_cell(fx.ideal, '{:.2f}x')}",
+                    f"{hooks.full_step:.2f} / {fx.full_step:.2f}",
+                    f"{hooks.cached_step:.3f} / {fx.cached_step:.3f}",
+                    f"{median(fx.over_hooks):.2f} ({min(fx.over_hooks):.2f} to {max(fx.over_hooks):.2f})",
+                ]
+            )
+    return markdown(heads, lines) if lines else "\n"
+
+
+def _units(keep: Sequence[int]) -> str:
+    head, tail = keep
+    return f"keep={head}" if head == tail else f"keep=({head}, {tail})"

@@ -1,0 +1,17 @@
+"""The samplers, and the noise levels that they and the training loss share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Name -> diffusers class, and the options that differ from the class' defaults.
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False}),
+    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
+    "dpm++": ("DPMSolverMultistepScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+}
+STOCHASTIC = ("ddpm",)  # another number of steps draws other noise: samples cannot be compared one by one
+TRAIN_STEPS = 1000
+BETAS = (1e-4, 0.02)  # linear, as in DDPM (arXiv 2006.11239) and as diffusers' schedulers have it by default

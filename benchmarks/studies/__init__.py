@@ -1,0 +1,1 @@
+"""Two studies behind the design: do skip branches help (`evidence`), and which features change little (`analyze`)."""

@@ -1,0 +1,34 @@
+"""`skipcache evidence` and `skipcache analyze`, on small runs."""
+
+import json
+
+from matplotlib.image import imread
+
+from skipcache.benchmarks.cli.main import main
+
+
+def test_evidence_compares_models(capsys, tmp_path):
+    arguments = ["--model", "dit-digits", "dit-digits-skip", "--intervals", "2", "--keep", "1", "--predictor", "hold"]
+    short = ["--steps", "6", "--batch", "3", "--images", "40", "--seeds", "0", "1", "--threads", "1"]
+    assert main(["evidence", *arguments, *short, "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "dit-digits-skip, Hold" in printed and "Frechet" in printed
+    results = json.loads((tmp_path / "evidence.json").read_text())
+    assert [row["model"] for row in results["fidelity"]] == ["dit-digits", "dit-digits-skip"]
+    assert all(len(row["psnr"]) == 2 and min(row["psnr"]) > 5 for row in results["fidelity"])
+    assert all(distance > 0 for row in results["quality"] for distance in row["frechet"])
+
+
+def test_analyze_draws_heatmaps(capsys, tmp_path):
+    arguments = ["--model", "dit-digits", "dit-digits-skip", "--steps", "5", "--batch", "2", "--threads", "1"]
+    assert main(["analyze", *arguments, "--out", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "stability.json").read_text())
+    for model in results["models"]:
+        for measure in ("similarity", "change", "perturbed"):
+            assert len(model[measure]) == 12 and all(len(row) == 4 for row in model[measure])
+            assert imread(tmp_path / f"{measure}.png").std() > 0.01
+        assert all(-1 <= x <= 1 for row in model["similarity"] for x in row)
+        assert all(x > 0 for row in model["perturbed"] for x in row)
+    assert main(["analyze", "--noise", "0"]) == 2
+    assert main(["evidence", "--keep", "0"]) == 2
+    assert "--keep: expected at least 1" in capsys.readouterr().err
