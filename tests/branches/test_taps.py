@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 import skipcache
-from skipcache import Delta, Forecast, Hold
+from skipcache import Hold
 from skipcache.branches.modules import branches_of
+from tests.models.defaults import DEFAULT_PREDICTORS
 from tests.models.grafted import grafted
 from tests.models.sampling import build, equal, first, inputs, sample, state
 
@@ -125,7 +126,7 @@ def test_a_grafted_model_and_its_cached_run_equal_the_reference(name, fuse):
     assert not equal(sample(name, model), expected)
 
 
-@pytest.mark.parametrize("predictor", [Hold(), Delta(), Forecast(1), Forecast(2)], ids=repr)
+@pytest.mark.parametrize("predictor", DEFAULT_PREDICTORS, ids=repr)
 @pytest.mark.parametrize("name", ["dit", "latte", "sd3", "flux_dev", "original_latte"])
 def test_engines_agree(name, predictor):
     for fuse in ("add", "concat"):

@@ -8,8 +8,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 import skipcache
-from skipcache import Damped, Forecast, Hold
+from skipcache import Hold
 from skipcache.predictors.base import remembered
+from tests.models.defaults import DEFAULT_PREDICTORS
 from tests.models.odd import Tiny, programs, run, tiny
 from tests.models.sampling import build, deep, equal, sample
 
@@ -107,7 +108,7 @@ def test_no_deep_block_is_in_any_cached_program(name, keep):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("predictor", [Forecast(1), Forecast(2), Damped()])
+@pytest.mark.parametrize("predictor", DEFAULT_PREDICTORS)
 def test_weights_are_the_same_as_numbers_and_as_tensors(predictor, dtype):
     """Programs take them as 0-d tensors, the hook engine as numbers."""
     torch.manual_seed(predictor.depth)
