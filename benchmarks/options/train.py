@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skipcache.benchmarks.names.models import JUDGES, REFERENCES
-from skipcache.benchmarks.options import common
+from skipcache.benchmarks.options import fields
 from skipcache.benchmarks.options.checks import Checked
 from skipcache.benchmarks.options.option import option, positional
 
@@ -24,5 +24,5 @@ class TrainSettings(Checked):
         why="leave it out for those of the shipped weights",
         shown="those of the shipped weights",
     )
-    threads: int | None = common.threads()
-    out: Path = common.out("train-out", "checkpoint and weights")
+    threads: int | None = fields.threads()
+    out: Path = fields.out("train-out", "checkpoint and weights")
