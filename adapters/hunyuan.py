@@ -21,4 +21,4 @@ def describe(model: nn.Module) -> Stack | None:
     joined = [getattr(model.get_submodule(path), "skip_linear", None) is not None for (path,) in units]
     if not any(joined):
         return None
-    return Stack(units, sample="hidden_states", timestep="timestep", native_skips=True, reuse="hold")
+    return Stack(units, sample="hidden_states", timestep="timestep", native_skips=True)

@@ -2,18 +2,13 @@
 
 from skipcache._version import __version__
 from skipcache.api import accelerate, accelerated, graphs, report, reset, restore
-from skipcache.branches import graft, ungraft
-from skipcache.calibration import Calibration
-from skipcache.checkpoint import load_branches, save_branches
-from skipcache.plan import Plan, make_plan
-from skipcache.policy import Interval, Schedule, Threshold
-from skipcache.predictor import Damped, Delta, Forecast, Hold
-from skipcache.program import Graphs
-from skipcache.report import Report
-from skipcache.search import calibrate
-from skipcache.skip_dit import load_skip_dit
-from skipcache.spread import Spread
-from skipcache.stack import Stack, find_stack
+from skipcache.branches import graft, load_branches, load_skip_dit, save_branches, ungraft
+from skipcache.calibration import Calibration, calibrate
+from skipcache.engines.fx import Graphs
+from skipcache.policies import Interval, Policy, Schedule, Spread, Step, Threshold
+from skipcache.predictors import Damped, Delta, Forecast, Hold, Predictor
+from skipcache.runtime import Report
+from skipcache.stack import Plan, Stack, find_stack, make_plan
 
 __all__ = [
     "Calibration",
@@ -24,10 +19,13 @@ __all__ = [
     "Hold",
     "Interval",
     "Plan",
+    "Policy",
+    "Predictor",
     "Report",
     "Schedule",
     "Spread",
     "Stack",
+    "Step",
     "Threshold",
     "__version__",
     "accelerate",

@@ -1,23 +1,18 @@
-"""The public functions: `accelerate` and what undoes, resets and reports it."""
+"""The public functions: `accelerate`, and what undoes, resets and reports it. Start here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from skipcache.branches import branches_of, planned, stack_of
+from skipcache.blocks import override_of
 from skipcache.calibration import Calibration
-from skipcache.forward import CachedForward, Settings
-from skipcache.override import override_of
-from skipcache.plan import Keep, Plan
-from skipcache.policy import Interval, Policy
-from skipcache.predictor import Damped, Hold, Predictor
-from skipcache.program import Graphs
-from skipcache.report import Report
-from skipcache.spread import Spread
-from skipcache.stack import Stack
-from skipcache.target import find_denoisers
+from skipcache.engines.fx import Graphs
+from skipcache.policies import Policy
+from skipcache.predictors import Predictor
+from skipcache.runtime import CachedForward, Report, Request, Settings
+from skipcache.stack import Keep, Stack, find_denoisers
 
 T = TypeVar("T")
 
@@ -37,46 +32,46 @@ def accelerate(
 ) -> T:
     """Sample faster: on most steps run only the two ends of the stack (Skip-Cache, arXiv 2411.17616). In place.
 
+    Give at most one of `interval`, `policy`, `speedup` and `calibration`.
+
     Args:
         target: a denoiser (nn.Module), or a diffusers pipeline that holds one or several.
         interval: every how many steps all blocks run; 3 where no other choice of steps is given. Raising it caches more
             steps and strays further from the plain model; 1 runs all blocks always.
-        speedup: block evaluations of an uncached run over those of this one, at least, as far as 10 full steps are left
-            (half of the steps, where that is fewer). Full steps are sparse early in a run and dense late, as `Spread`
-            says; in a loop without a pipeline's scheduler they stand evenly, and `policy=Spread(share, steps=...)`
-            keeps more. Give at most one of `interval`, `speedup` and `policy`.
-        keep: units run at each end on a cached step, one int or (head, tail); where none is given 0 with `speedup`,
-            else 1. Raising it costs time and keeps more, but at one speedup leaves fewer full steps.
-        calibration: of `calibrate`, for this model: the full steps, the units kept, the predictor and corrections of
-            the output; excludes `interval`, `policy`, `speedup`, `keep` and `predictor`.
-        policy: which steps are full: `Interval(...)`, `Schedule(...)`, `Spread(...)`, `Threshold(...)`.
-        predictor: the deep feature of a cached step: `Hold()`, `Delta()`, `Forecast(order)`, `Damped()`; where none is
-            given `Hold()` with branches that carry H, else `Damped()`.
+        keep: units run at each end on a cached step, one int or (head, tail). Raising it costs time and keeps more
+            fidelity, but at one speedup leaves fewer full steps. By default 1, and 0 with `speedup`.
+        policy: which steps are full: `Interval(...)`, `Schedule(...)`, `Spread(...)`, `Threshold(...)` or your own.
+        speedup: block evaluations of an uncached run over those of this one, at least, as long as 10 full steps are
+            left (half of the steps, where that is fewer). Full steps are sparse early in a run and dense late, as
+            `Spread` says. In a loop without a pipeline's scheduler they stand evenly; `policy=Spread(share,
+            steps=...)` keeps more there.
+        calibration: of `calibrate`, for this model: full steps, units kept, predictor, and corrections of the output.
+            It excludes `keep` and `predictor`.
+        predictor: the deep feature of a cached step: `Hold()`, `Delta()`, `Forecast(order)`, `Damped()` or your own. By
+            default `Hold()` on stacks with skip branches of their own or grafted "concat" ones, else `Damped()`.
         engine: "fx" runs graphs of the model, without the glue of skipped blocks; "hooks" overrides its blocks; "auto"
             takes fx where it proves right, else hooks, and says why in `report`. Results are equal to the bit.
         compile: True, or a dict of options for torch.compile, to compile both of fx's graphs whole.
         stack: where the blocks are, for a model whose structure does not show it.
 
-    Returns `target`. Trajectories, steps and lanes are recognised; no step count is asked for, nothing need be reset.
+    Returns `target`. Trajectories, steps and lanes are recognised: no step count is needed, and no reset.
+
     Raises ValueError or TypeError for anything that cannot work, before the model is touched.
+
+    Example:
+        skipcache.accelerate(pipe, interval=3)
+        image = pipe(class_labels=[207]).images[0]
+        print(skipcache.report(pipe))
     """
+    request = Request(interval, policy, speedup, keep, predictor, engine, compile, stack)
     if calibration is not None:
-        others = {"interval": interval, "policy": policy, "speedup": speedup, "keep": keep, "predictor": predictor}
-        _check_calibration(calibration, **others)
-        policy, keep, predictor = calibration.policy, calibration.keep, calibration.predictor
-    choose = _choice(interval, policy, speedup)
-    _check(predictor, engine, compile)
+        request = _calibrated(request, calibration)
     denoisers = find_denoisers(target, named=stack is not None)
-    if keep is None:
-        keep = 1 if speedup is None else 0
-        _check_unskipped(denoisers.values(), stack, speedup)
-    chosen: dict[str, Any] = {"engine": engine, "compile": compile}
-    chosen["corrections"] = None if calibration is None else calibration.corrections
-    planned = {name: _settings(model, keep, predictor, stack, choose, **chosen) for name, model in denoisers.items()}
+    settings = {name: request.settings(model) for name, model in denoisers.items()}
     if calibration is not None:
         for name, model in denoisers.items():
-            calibration.check(model, planned[name].plan.depth)
-    forwards = [_forward(model, planned[name], name) for name, model in denoisers.items()]
+            calibration.check(model, settings[name].plan.depth)
+    forwards = [_forward(model, settings[name], name) for name, model in denoisers.items()]
     for forward in forwards:
         if override_of(forward.module, CachedForward) is None:
             forward.put_on()
@@ -86,14 +81,26 @@ def accelerate(
 
 
 def restore(target: T) -> T:
-    """Undo `accelerate`, to the last attribute. Raises ValueError where `target` is not accelerated."""
+    """Undo `accelerate`, to the last attribute. Returns `target`.
+
+    Raises ValueError where `target` is not accelerated.
+
+    Example:
+        skipcache.restore(pipe)
+    """
     for forward in _accelerated(target).values():
         forward.take_off()
     return target
 
 
 def reset(target: T) -> T:
-    """Empty the caches and zero the report; the next call begins a trajectory."""
+    """Empty the caches and zero the report; the next call begins a trajectory. Returns `target`.
+
+    Raises ValueError where `target` is not accelerated.
+
+    Example:
+        skipcache.reset(pipe)
+    """
     for forward in _accelerated(target).values():
         forward.reset()
     return target
@@ -102,7 +109,12 @@ def reset(target: T) -> T:
 def report(target: Any) -> Any:
     """What caching did: a `Report`, or a dict of them by component for a pipeline of several denoisers.
 
-    The first look after a run measures FLOPs, which takes about one full and one cached call of the model.
+    The first look after a run counts FLOPs, which takes about one full and one cached call of the model.
+
+    Raises ValueError where `target` is not accelerated.
+
+    Example:
+        print(skipcache.report(pipe).ideal_speedup)
     """
     reports: dict[str, Report] = {name: forward.report() for name, forward in _accelerated(target).items()}
     return reports if len(reports) > 1 else next(iter(reports.values()))
@@ -111,8 +123,12 @@ def report(target: Any) -> Any:
 def graphs(target: Any) -> Any:
     """The fx engine's `Graphs`, or a dict of them by component for a pipeline of several denoisers.
 
-    They are those of the signature traced last, as torch.fx.Graph, to read: `graphs(model).cached.python_code("self")`.
+    They are those of the signature used last, as torch.fx.Graph, to be read.
+
     Raises ValueError where fx has served no call yet, with the reason if there is one.
+
+    Example:
+        print(skipcache.graphs(model).cached.python_code("self").src)
     """
     found: dict[str, Graphs] = {name: forward.graphs() for name, forward in _accelerated(target).items()}
     return found if len(found) > 1 else next(iter(found.values()))
@@ -120,7 +136,15 @@ def graphs(target: Any) -> Any:
 
 @contextmanager
 def accelerated(target: T, interval: int | None = None, **settings: Any) -> Iterator[T]:
-    """`accelerate` for the length of a `with` block."""
+    """`accelerate` for the length of a `with` block; `restore` at its end, whatever happened in it.
+
+    Args:
+        target, interval, settings: those of `accelerate`.
+
+    Example:
+        with skipcache.accelerated(pipe, speedup=2):
+            image = pipe(prompt).images[0]
+    """
     yielded = accelerate(target, interval, **settings)
     try:
         yield yielded
@@ -128,65 +152,23 @@ def accelerated(target: T, interval: int | None = None, **settings: Any) -> Iter
         restore(target)
 
 
-def _choice(interval: int | None, policy: Policy | None, speedup: float | None) -> Callable[[Plan], Policy]:
-    """The policy for a stack that is cut by a plan."""
-    given = {"interval": interval, "policy": policy, "speedup": speedup}
-    named = [f"{name}={value}" for name, value in given.items() if value is not None]
-    if len(named) > 1:
-        raise ValueError(f"{' and '.join(named)} exclude each other; give one")
-    if speedup is not None:
-        goal = speedup
-        return lambda plan: Spread.reaching(goal, plan.head + plan.tail, plan.depth)
-    chosen = Interval(3 if interval is None else interval) if policy is None else policy
-    if isinstance(chosen, type) or not isinstance(chosen, Policy):
-        raise TypeError(f"policy: expected Interval(...), Schedule(...) or another Policy, got {policy!r}")
-    return lambda plan: chosen
-
-
-def _check_calibration(calibration: Calibration, **others: Any) -> None:
+def _calibrated(request: Request, calibration: Calibration) -> Request:
+    """The request that a calibration stands for."""
     if not isinstance(calibration, Calibration):
         raise TypeError(f"calibration: expected what skipcache.calibrate gives, got {calibration!r}")
-    given = [name for name, value in others.items() if value is not None]
+    names = ("interval", "policy", "speedup", "keep", "predictor")
+    given = [name for name in names if getattr(request, name) is not None]
     if given:
         raise ValueError(f"a calibration has its own {', '.join(given)}; leave out one of them")
-
-
-def _check_unskipped(denoisers: Iterable[Any], stack: Stack | None, speedup: float | None) -> None:
-    """With no blocks on cached steps `speedup` beats fewer sampler steps; skip branches need some there."""
-    for model in denoisers if speedup is not None else ():
-        if branches_of(model) is not None or (stack or stack_of(model)).native_skips:
-            raise ValueError(
-                f"speedup: {type(model).__name__} has skip branches, with which it may keep less than fewer sampler "
-                f"steps; calibrate, give interval=, or insist with keep=1"
-            )
-
-
-def _check(predictor: Predictor | None, engine: str, compile: Any) -> None:
-    if predictor is not None and (isinstance(predictor, type) or not isinstance(predictor, Predictor)):
-        raise TypeError(
-            f"predictor: expected Hold(), Delta(), Forecast(...), Damped() or another Predictor, got {predictor!r}"
-        )
-    if engine not in ("auto", "fx", "hooks"):
-        raise ValueError(f"engine: expected 'auto', 'fx' or 'hooks', got {engine!r}")
-    if not isinstance(compile, (bool, dict)):
-        raise TypeError(f"compile: expected True, False or a dict of options for torch.compile, got {compile!r}")
-    if compile is not False and engine == "hooks":
-        raise ValueError("compile: expected engine 'auto' or 'fx', got 'hooks', which has no graphs to compile")
-
-
-def _settings(
-    model: Any,
-    keep: Keep,
-    predictor: Predictor | None,
-    stack: Stack | None,
-    choose: Callable[[Plan], Policy],
-    **chosen: Any,
-) -> Settings:
-    stack, plan = planned(model, keep, stack)
-    branches = branches_of(model)
-    holds = stack.reuse == "hold" or (branches is not None and branches.layout.fuse == "concat")
-    predictor = predictor or (Hold() if holds else Damped())
-    return Settings(stack=stack, plan=plan, policy=choose(plan), predictor=predictor, **chosen)
+    return Request(
+        policy=calibration.policy,
+        keep=calibration.keep,
+        predictor=calibration.predictor,
+        engine=request.engine,
+        compile=request.compile,
+        stack=request.stack,
+        corrections=calibration.corrections,
+    )
 
 
 def _forward(model: Any, settings: Settings, name: str) -> CachedForward:

@@ -15,7 +15,6 @@ A cached step can be taught. Record a run of the plain model, then draw the outp
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,16 +25,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from skipcache.blocks import Override, Streams, check_plain, tensors_of
 from skipcache.branches import grafted_branches, planned, stack_of
-from skipcache.call import Call, Mark, read_call
-from skipcache.hooks import CachedRun, FirstRun, FullRun, HookEngine
-from skipcache.override import Override, check_plain
-from skipcache.plan import Keep
-from skipcache.predictor import Hold, Prediction
-from skipcache.streams import Streams
-from skipcache.target import unwrap
-from skipcache.verify import tensors_of
-from skipcache.wiring import Wiring
+from skipcache.engines.hooks import CachedRun, FullRun, HookEngine, Wiring, WiringObserver
+from skipcache.predictors import Hold, Prediction
+from skipcache.stack import Keep, unwrap
+from skipcache.trajectory import Call, CallReader, Mark
 
 
 @dataclass(frozen=True)
@@ -51,14 +46,19 @@ class DeepFeature:
 
 
 def branch_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters of the grafted skip branches. Raises ValueError where there are none."""
+    """The parameters of the grafted skip branches, as a list. Raises ValueError where there are none."""
     return list(grafted_branches(unwrap(model)).parameters())
 
 
 def freeze_backbone(model: nn.Module) -> list[nn.Parameter]:
-    """Leave nothing but the grafted branches to train (the paper's first stage); returns their parameters.
+    """Let only the grafted branches require gradients: the first training stage of Skip-DiT (arXiv 2411.17616).
 
     `model.requires_grad_(True)` undoes it, for the second stage.
+
+    Returns the branches' parameters. Raises ValueError where there are none.
+
+    Example:
+        optimizer = torch.optim.AdamW(training.freeze_backbone(model), lr=1e-3)
     """
     parameters = branch_parameters(model)
     model.requires_grad_(False)
@@ -68,10 +68,22 @@ def freeze_backbone(model: nn.Module) -> list[nn.Parameter]:
 
 
 def full_forward(model: nn.Module, *args: Any, keep: Keep = 1, **kwargs: Any) -> tuple[Any, DeepFeature]:
-    """`model(*args, **kwargs)`, and D for `cached_forward`; autograd records both. Detach D to hold it for constant."""
+    """A full step under autograd.
+
+    Args:
+        model: a plain or grafted denoiser, also inside DistributedDataParallel; not an accelerated one.
+        args, kwargs: of the model's forward.
+        keep: units run at each end of the cached steps that will follow.
+
+    Returns the model's output, and D for `cached_forward`; both carry gradients. `D.detach()` makes it a constant.
+    Raises ValueError where the model cannot run cached steps, or where the sample or the timestep is missing.
+
+    Example:
+        output, deep = training.full_forward(model, x, timestep=t)
+    """
     with _hooked(model, keep) as engine:
         call = _call(engine, args, kwargs)
-        first = FirstRun(engine, call.batch)
+        first = WiringObserver(engine, call.batch)
         with engine.doing(first):
             output = model(*args, **kwargs)
         wiring = first.wiring()
@@ -87,7 +99,17 @@ def full_forward(model: nn.Module, *args: Any, keep: Keep = 1, **kwargs: Any) ->
 
 
 def cached_forward(model: nn.Module, deep: DeepFeature, *args: Any, **kwargs: Any) -> Any:
-    """A cached step under autograd: head and tail of `model` run on the arguments, with `deep` in the middle (Hold)."""
+    """A cached step under autograd: head and tail of `model` run on the arguments, with `deep` between them (Hold).
+
+    Args:
+        model, args, kwargs: those of `full_forward`, at another timestep.
+        deep: what `full_forward` returned.
+
+    Returns the model's output. Raises TypeError where `deep` is something else.
+
+    Example:
+        output = training.cached_forward(model, deep.detach(), x_next, timestep=t_next)
+    """
     if not isinstance(deep, DeepFeature):
         raise TypeError(f"deep: expected the DeepFeature of full_forward, got {type(deep).__name__}")
     with _hooked(model, deep.keep) as engine:
@@ -112,9 +134,17 @@ Run = list[list[RecordedCall]]  # by step, then by lane
 
 
 def record_run(model: nn.Module, run: Callable[[], Any]) -> Run:
-    """Call `run`, which samples from `model` in any way, without gradients; returns its calls by step and lane.
+    """Record the calls of a sampling run, for `distillation_loss`.
 
-    Holds all samples and outputs of the run, where they are. Calls in a row at one timestep are lanes of a step.
+    Args:
+        model: the denoiser. It is in eval mode during the run.
+        run: samples from the model in any way; it is called once, without gradients.
+
+    Returns the calls by step and lane. Calls in a row at one timestep are lanes of a step. All samples and outputs are
+    held, on the devices that they are on. Raises ValueError where `run` never calls the model.
+
+    Example:
+        run = training.record_run(model, lambda: pipe(prompts))
     """
     inner = unwrap(model)
     recorder = _Recorder(inner)
@@ -135,10 +165,23 @@ def record_run(model: nn.Module, run: Callable[[], Any]) -> Run:
 def distillation_loss(
     model: nn.Module, run: Run, *, interval: int = 3, keep: Keep = 1, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Mean squared error of one cached step, and of the full step before it, against what the run recorded there.
+    """A loss that needs no data: cached and full steps are drawn to the recorded outputs (cf. arXiv 2411.17616, 3.2).
 
-    Both are drawn at random: a full step, and a cached one 1 to interval - 1 steps later, on D of the former. The
-    first teaches the branches to make up for an old D, the second keeps uncached outputs where they were.
+    A full step is drawn at random, and a cached step 1 to interval - 1 steps later, which uses its D. The loss is the
+    mean squared error of the cached step, which teaches the branches to make up for an old D, plus that of the full
+    step, which keeps uncached outputs where they were.
+
+    Args:
+        model: with grafted branches; also inside DistributedDataParallel.
+        run: what `record_run` returned.
+        interval: of the sampling that is trained for, at least 2. Raising it trains for older features.
+        keep: units run at each end on the cached step.
+        generator: draws the steps; torch's global one by default.
+
+    Returns a 0-d tensor. Raises ValueError for an interval below 2 or a run of one step.
+
+    Example:
+        training.distillation_loss(model, run, interval=3).backward()
     """
     if interval < 2:
         raise ValueError(f"interval: expected at least 2, got {interval}; 1 has no cached steps")
@@ -157,12 +200,12 @@ class _Recorder(Override):
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
         self.stack = stack_of(module)
-        self.names = tuple(inspect.signature(self.__wrapped__).parameters)
+        self.reader = CallReader.of(self.__wrapped__, self.stack.sample, self.stack.timestep)
         self.steps: Run = []
         self._last: Mark | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        call = read_call(self.names, self.stack.sample, self.stack.timestep, args, kwargs)
+        call = self.reader.read(args, kwargs)
         # The sampler may go on to write to any of these.
         args, kwargs = pytree.tree_map_only(Tensor, lambda x: x.detach().clone(), (args, kwargs))
         output = self.plain(*args, **kwargs)
@@ -189,9 +232,8 @@ def _hooked(model: nn.Module, keep: Keep) -> Iterator[HookEngine]:
 
 
 def _call(engine: HookEngine, args: Any, kwargs: Any) -> Call:
-    stack, forward = engine.stack, type(engine.model).forward
-    names = tuple(inspect.signature(forward).parameters)[1:]
-    call = read_call(names, stack.sample, stack.timestep, args, kwargs)
+    stack, model = engine.stack, engine.model
+    call = CallReader.of(type(model).forward.__get__(model), stack.sample, stack.timestep).read(args, kwargs)
     if call is None:
         raise ValueError(f"expected a tensor {stack.sample!r} and a {stack.timestep!r} among the arguments")
     return call

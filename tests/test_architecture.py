@@ -1,6 +1,10 @@
-"""The house holds: the import directions, no state at module level, one top-level package."""
+"""The house holds: which room imports which, no state at module level, small files, one top-level package.
+
+The table of docs/architecture.md is read here, so that the document is the one copy of it.
+"""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,107 +12,110 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-
-# What each module of skipcache may import from skipcache; kept in docs/architecture.md as well.
-MAY_IMPORT = {
-    "_version": set(),
-    "plan": set(),
-    "policy": set(),
-    "placed": {"policy"},
-    "spread": {"policy"},
-    "call": set(),
-    "streams": set(),
-    "predictor": {"streams"},
-    "override": set(),
-    "report": set(),
-    "verify": set(),
-    "stack": set(),
-    "target": {"stack"},
-    "taps": {"override", "stack", "streams"},
-    "branches": {"override", "plan", "stack", "streams", "taps"},
-    "checkpoint": {"branches", "stack", "streams"},
-    "skip_dit": {"branches", "checkpoint", "stack"},
-    "clock": {"call"},
-    "drift": {"streams"},
-    "lanes": {"call", "drift", "predictor", "streams"},
-    "trajectory": {"call", "clock", "drift", "lanes", "policy", "predictor", "streams"},
-    "wiring": {"call", "streams"},
-    "hooks": {"call", "override", "plan", "predictor", "stack", "streams", "verify", "wiring"},
-    "training": {
-        "branches", "call", "hooks", "override", "plan", "predictor", "streams", "target", "verify",
-        "wiring",
-    },
-    "decorators": set(),
-    "skeleton": set(),
-    "guard": set(),
-    "record": {"skeleton"},
-    "tracer": {"record"},
-    "trace": {"branches", "record", "skeleton", "taps", "tracer"},
-    "cut": {"record", "stack", "streams", "trace", "tracer"},
-    "program": {"cut", "guard", "predictor", "record", "stack", "streams", "trace"},
-    "graph": {"call", "decorators", "plan", "predictor", "program", "record", "stack", "trace", "verify"},
-    "flops": {"call", "lanes", "predictor", "verify"},
-    "contexts": set(),
-    "forward": {
-        "call", "contexts", "correction", "flops", "graph", "hooks", "override", "placed", "plan", "policy",
-        "predictor", "program", "report", "stack", "trajectory", "verify",
-    },
-    "correction": {"call", "verify"},
-    "placement": set(),
-    "measure": {
-        "call", "clock", "correction", "flops", "hooks", "override", "placement", "policy", "predictor", "stack",
-        "streams", "trajectory",
-    },
-    "sampler": {"measure"},
-    "fitting": {"call", "correction", "hooks", "measure", "placed", "predictor", "sampler", "trajectory"},
-    "calibration": {"correction", "placed", "predictor"},
-    "trials": {
-        "calibration", "call", "correction", "fitting", "flops", "hooks", "measure", "placed", "placement",
-        "predictor", "sampler", "spread", "verify",
-    },
-    "search": {"branches", "calibration", "hooks", "override", "plan", "stack", "target", "trials"},
-    "api": {
-        "branches", "calibration", "forward", "override", "plan", "policy", "predictor", "program", "report", "spread",
-        "stack", "target",
-    },
-    "__init__": {
-        "_version", "api", "branches", "calibration", "checkpoint", "plan", "policy", "predictor", "program", "report",
-        "search", "skip_dit", "spread", "stack",
-    },
-}  # fmt: skip
+CORE = ROOT / "skipcache"
+MODULES = sorted(CORE.rglob("*.py"))
+ROOMS = {"api", "training", *(p.name for p in CORE.iterdir() if p.is_dir() and p.name != "__pycache__")}
 
 
-def imports(path):
+def name_of(path):
+    """skipcache/engines/fx/cut.py -> skipcache.engines.fx.cut; packages go by their own name."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path):
+    """Full names of all that a file imports, however it is spelled: `from a import b` may mean the module a.b."""
+    package = name_of(path) if path.name == "__init__.py" else name_of(path).rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.module
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "skipcache").glob("*.py")), ids=lambda p: p.stem)
-def test_import_directions(path):
-    ours = {name.split(".")[1] for name in imports(path) if name.startswith("skipcache.")}
-    assert ours <= MAY_IMPORT[path.stem], f"{path.stem} imports {ours - MAY_IMPORT[path.stem]}"
+def room_of(name):
+    """The room that a full name lies in; None outside of skipcache, "" for the package itself."""
+    parts = name.split(".")
+    if parts[0] != "skipcache":
+        return None
+    return parts[1] if len(parts) > 1 and parts[1] in ROOMS else ""
 
 
-def test_plan_and_policy_know_no_torch():
-    for name in ("plan", "policy", "placed", "spread", "api"):
-        assert not any(module.startswith("torch") for module in imports(ROOT / "skipcache" / f"{name}.py")), name
+def table():
+    """Room -> the rooms that it may import, out of docs/architecture.md: `| `room` | answers | `a`, `b` |`."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| `([a-z]+)(?:\.py|/)` \|[^|\n]*\|([^|\n]*)\|$", text, re.MULTILINE)
+    return {room: set(re.findall(r"`([a-z]+)`", allowed)) for room, allowed in rows}
+
+
+def test_the_table_names_every_room():
+    assert set(table()) == ROOMS
+
+
+def test_the_table_has_no_circle():
+    left = {room: set(allowed) for room, allowed in table().items()}
+    while left:
+        free = {room for room, allowed in left.items() if not allowed & left.keys()}
+        assert free, f"a circle among {sorted(left)}"
+        left = {room: allowed for room, allowed in left.items() if room not in free}
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.parent != CORE or p.stem in ROOMS], ids=name_of)
+def test_rooms_import_what_the_table_allows(path):
+    room = room_of(name_of(path))
+    for name in imported(path):
+        other = room_of(name)
+        if other is None or other == room or name.startswith("skipcache._version"):
+            continue
+        assert other, f"{name_of(path)} imports {name}: name the room that it lies in"
+        assert other in table()[room], f"{name_of(path)} imports {name}, which the table does not allow"
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("from skipcache import engines", {"skipcache.engines"}),
+        ("from . import runtime", {"skipcache.runtime"}),
+        ("from .engines.hooks import engine", {"skipcache.engines.hooks.engine"}),
+        ("import skipcache.calibration.search as s", {"skipcache.calibration.search"}),
+    ],
+)
+def test_the_walk_sees_every_spelling(tmp_path, monkeypatch, line, names):
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    (tmp_path / "skipcache").mkdir()
+    path = tmp_path / "skipcache" / "x.py"
+    path.write_text(line + "\n")
+    assert set(imported(path)) == names
+
+
+@pytest.mark.parametrize("room", ["policies", "api"])
+def test_rooms_without_torch(room):
+    for path in MODULES:
+        if room_of(name_of(path)) == room:
+            assert not any(name.split(".")[0] == "torch" for name in imported(path)), path
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "adapters").glob("[!_]*.py")), ids=lambda p: p.stem)
 def test_adapters_import_the_stack_alone(path):
-    ours = {name for name in imports(path) if name.startswith("skipcache")}
-    assert ours == {"skipcache.stack"}
-    assert not any(name.split(".")[0] in ("diffusers", "transformers") for name in imports(path))
+    names = list(imported(path))
+    assert {room_of(name) for name in names if name.startswith("skipcache")} == {"stack"}
+    assert not any(name.split(".")[0] in ("diffusers", "transformers") for name in names)
 
 
-def test_benchmarks_use_the_public_api():
+def test_benchmarks_use_public_names_only():
+    import skipcache
+
     for path in (ROOT / "benchmarks").rglob("*.py"):
-        ours = {name for name in imports(path) if name.startswith("skipcache")}
-        private = {name for name in ours if name != "skipcache" and not name.startswith("skipcache.benchmarks")}
-        assert not private, f"{path.name} imports {private}"
+        for name in imported(path):
+            parts = name.split(".")
+            if parts[0] != "skipcache" or parts[1:2] == ["benchmarks"] or name == "skipcache":
+                continue
+            public = parts[1] in skipcache.__all__ or name in ("skipcache.training", "skipcache._version")
+            assert public, f"{path.name} imports {name}"
 
 
 def test_importing_skipcache_loads_no_extra_and_has_no_side_effect():
@@ -121,14 +128,60 @@ def test_importing_skipcache_loads_no_extra_and_has_no_side_effect():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def is_state(node):
+    """A module-level value that a run could change: a list, dict or set, or an object made by a call."""
+    if isinstance(node, (ast.Dict, ast.List, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)):
+        return True
+    if isinstance(node, ast.Call):
+        made = ast.unparse(node.func).rpartition(".")[2]
+        return (
+            made
+            not in ("frozenset", "tuple", "TypeVar", "getLogger", "ContextVar", "Lock", "object", "MappingProxyType")
+            and not made[0].isupper()
+        )
+    return False
+
+
+STATE = ["CACHE = {}", "SEEN: list = []", "NAMES = set()", "BY_NAME = dict()", "TABLE = {n: 1 for n in 'ab'}"]
+
+
+@pytest.mark.parametrize("line", STATE)
+def test_state_is_told_from_constants(line):
+    (node,) = ast.parse(line).body
+    assert is_state(node.value)
+
+
 def test_no_state_at_module_level():
-    """Constants and names of types alone: nothing that a run could change."""
-    for path in (ROOT / "skipcache").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            assert not isinstance(node, ast.Global), path
-        for node in ast.parse(path.read_text()).body:
-            names = [t.id for t in node.targets if isinstance(t, ast.Name)] if isinstance(node, ast.Assign) else []
-            for name in names:
-                constant = name.isupper() or name.startswith("__")
-                alias = name[0].isupper() and not isinstance(node.value, (ast.Dict, ast.List, ast.Set))
-                assert constant or alias, f"{path.name}: {name}"
+    """Constants, locks and names of types: nothing that a run could change."""
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        assert not any(isinstance(node, ast.Global) for node in ast.walk(tree)), path
+        for node in tree.body:
+            if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
+                name = ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target)
+                assert name == "__all__" or not is_state(node.value), f"{path.name}: {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_files_are_small(path):
+    assert len(path.read_text().splitlines()) <= 250
+
+
+def test_rooms_are_small():
+    for top in (CORE, ROOT / "benchmarks"):
+        for folder in [top, *(p for p in top.rglob("*") if p.is_dir())]:
+            modules = [p.name for p in folder.glob("*.py") if p.name != "__init__.py"]
+            assert len(modules) <= 12, f"{folder.name}: {modules}"
+
+
+def test_every_room_says_what_it_decides():
+    for folder in (p for p in CORE.rglob("*") if p.is_dir() and p.name != "__pycache__"):
+        readme = folder / "README.md"
+        assert readme.is_file(), f"{folder.relative_to(ROOT)} has no README.md"
+        assert len(readme.read_text().splitlines()) <= 20, readme
+
+
+def test_the_wheel_lists_every_room():
+    listed = set(re.findall(r"^    (skipcache[\w.]*)$", (ROOT / "setup.cfg").read_text(), re.MULTILINE))
+    rooms = {name_of(p) for p in CORE.rglob("__init__.py")}
+    assert rooms <= listed

@@ -8,7 +8,7 @@ from typing import Any
 
 from skipcache.benchmarks.names.models import REFERENCES
 from skipcache.benchmarks.names.predictors import PREDICTORS
-from skipcache.benchmarks.options import fields
+from skipcache.benchmarks.options import shared
 from skipcache.benchmarks.options.checks import Checked, a_usable_device
 from skipcache.benchmarks.options.option import option
 
@@ -21,8 +21,8 @@ def _or_none(name: str) -> str | None:
 class BenchSettings(Checked):
     """Fidelity and speed of a reference denoiser, at some intervals and with some predictors."""
 
-    model: str = fields.model()
-    weights: Path | None = fields.weights()
+    model: str = shared.model()
+    weights: Path | None = shared.weights()
     beside: str | None = option(
         "dit-digits-skip",
         "another model, in a table of its own, or none",
@@ -31,18 +31,18 @@ class BenchSettings(Checked):
         convert=_or_none,
         shown="dit-digits-skip beside dit-digits, else none",
     )
-    steps: int = fields.steps()
-    scheduler: str = fields.scheduler()
-    guidance: float = fields.guidance()
-    batch: int = fields.batch(10, "images per run")
-    intervals: tuple[int, ...] = fields.intervals((2, 3, 4, 5), 1, "1 runs every step in full")
-    predictors: tuple[str, ...] = fields.predictors(*PREDICTORS)
-    keep: tuple[int, int] = fields.keep()
-    seeds: tuple[int, ...] = fields.seeds((0, 1, 2, 3, 4), "one pair of runs for each")
+    steps: int = shared.steps()
+    scheduler: str = shared.scheduler()
+    guidance: float = shared.guidance()
+    batch: int = shared.batch(10, "images per run")
+    intervals: tuple[int, ...] = shared.intervals((2, 3, 4, 5), 1, "1 runs every step in full")
+    predictors: tuple[str, ...] = shared.predictors(*PREDICTORS)
+    keep: tuple[int, int] = shared.keep()
+    seeds: tuple[int, ...] = shared.seeds((0, 1, 2, 3, 4), "one pair of runs for each")
     device: str = option("cpu", "cpu, cuda, cuda:1 or mps", check=a_usable_device)
-    dtype: str = option("float32", "of weights and features", choices=fields.DTYPES)
-    threads: int | None = fields.threads()
-    out: Path = fields.out("bench-out")
+    dtype: str = option("float32", "of weights and features", choices=shared.DTYPES)
+    threads: int | None = shared.threads()
+    out: Path = shared.out("bench-out")
 
     def __post_init__(self) -> None:
         super().__post_init__()

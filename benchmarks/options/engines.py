@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skipcache.benchmarks.names.presets import PRESETS
-from skipcache.benchmarks.options import fields
+from skipcache.benchmarks.options import shared
 from skipcache.benchmarks.options.checks import Checked, a_backend, a_folder, a_usable_device
 from skipcache.benchmarks.options.option import option, positional
 
@@ -24,25 +24,25 @@ class EnginesSettings(Checked):
         const="inductor",
         check=a_backend,
     )
-    steps: int = fields.steps()
-    batch: int | None = fields.batch(
+    steps: int = shared.steps()
+    batch: int | None = shared.batch(
         None,
         "samples per call, both halves of guidance included (default: the preset's own)",
         1,
         "leave it out for the preset's own",
     )
-    intervals: tuple[int, ...] = fields.intervals((2, 3, 4, 5), 2, "a preset measures cached steps")
-    predictors: tuple[str, ...] = fields.predictors("damped")
-    keep: tuple[int, int] = fields.keep()
+    intervals: tuple[int, ...] = shared.intervals((2, 3, 4, 5), 2, "a preset measures cached steps")
+    predictors: tuple[str, ...] = shared.predictors("damped")
+    keep: tuple[int, int] = shared.keep()
     rounds: int = option(
         5, "runs of each pipeline, in turns", least=1, most=10_000, why="in each, every pipeline runs once"
     )
     device: str = option("cpu", "cpu, cuda, cuda:1 or mps", check=a_usable_device)
     dtype: str | None = option(
-        None, "of weights and features", choices=fields.DTYPES, shown="float32; bfloat16 on cuda"
+        None, "of weights and features", choices=shared.DTYPES, shown="float32; bfloat16 on cuda"
     )
-    threads: int | None = fields.threads()
-    out: Path = fields.out("bench-out")
+    threads: int | None = shared.threads()
+    out: Path = shared.out("bench-out")
     results: Path | None = option(
         None,
         "folder for the result file",

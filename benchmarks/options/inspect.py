@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from skipcache.benchmarks.options import fields
+from skipcache.benchmarks.options import shared
 from skipcache.benchmarks.options.checks import Checked
 from skipcache.benchmarks.options.option import option, positional
 
@@ -23,6 +23,6 @@ class InspectSettings(Checked):
     model: str = positional(
         "a model class of diffusers, such as PixArtTransformer2DModel, or a folder with its config.json"
     )
-    keep: tuple[int, int] = fields.keep()
+    keep: tuple[int, int] = shared.keep()
     config: tuple[str, ...] = option((), "settings that differ from the config", metavar="KEY=VALUE", check=_pairs)
     graph: bool = option(False, "print the fx engine's two graphs as code")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from skipcache.benchmarks.names.peers import PEERS
-from skipcache.benchmarks.options import fields
+from skipcache.benchmarks.options import shared
 from skipcache.benchmarks.options.checks import Checked, several
 from skipcache.benchmarks.options.option import option
 
@@ -19,19 +19,19 @@ FEW_STEPS = {"dpm++": 20}  # samplers that need fewer than the others
 class PeersSettings(Checked):
     """Other caches at equal compute; `targets` are speedups by FLOPs."""
 
-    model: str = fields.model()
-    weights: Path | None = fields.weights()
-    scheduler: str = fields.scheduler()
-    steps: int = fields.steps(least=4, why="fewer leave no room for three speedups", shown="50; 20 for dpm++")
-    guidance: float = fields.guidance()
-    batch: int = fields.batch(12, "images per run")
+    model: str = shared.model()
+    weights: Path | None = shared.weights()
+    scheduler: str = shared.scheduler()
+    steps: int = shared.steps(least=4, why="fewer leave no room for three speedups", shown="50; 20 for dpm++")
+    guidance: float = shared.guidance()
+    batch: int = shared.batch(12, "images per run")
     targets: tuple[float, ...] = option((1.5, 2.2, 3.0), "speedups by FLOPs to tune for", check=several)
     methods: tuple[str, ...] = option(
         tuple(PEERS), "what is compared", metavar="METHOD", choices=tuple(PEERS), check=several, shown="all"
     )
-    seeds: tuple[int, ...] = fields.seeds((0, 1, 2), "one pair of runs for each")
-    threads: int | None = fields.threads()
-    out: Path = fields.out("peers-out")
+    seeds: tuple[int, ...] = shared.seeds((0, 1, 2), "one pair of runs for each")
+    threads: int | None = shared.threads()
+    out: Path = shared.out("peers-out")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from skipcache.benchmarks.options import fields
+from skipcache.benchmarks.options import shared
 from skipcache.benchmarks.options.checks import Checked, several
 from skipcache.benchmarks.options.option import option
 
@@ -14,19 +14,19 @@ from skipcache.benchmarks.options.option import option
 class EvidenceSettings(Checked):
     """How well models cache; `images` is the number of samples that the uncached quality is judged by."""
 
-    models: tuple[str, ...] = fields.models("dit-digits", "dit-digits-skip", "dit-digits-add")
-    intervals: tuple[int, ...] = fields.intervals((2, 3, 4, 5, 6), 2, "1 caches nothing")
-    predictors: tuple[str, ...] = fields.predictors("hold", "forecast")
+    models: tuple[str, ...] = shared.models("dit-digits", "dit-digits-skip", "dit-digits-add")
+    intervals: tuple[int, ...] = shared.intervals((2, 3, 4, 5, 6), 2, "1 caches nothing")
+    predictors: tuple[str, ...] = shared.predictors("hold", "forecast")
     keep: tuple[int, ...] = option(
         (1, 4), "units run at each end", least=1, why="branches need a unit at each end", check=several
     )
-    steps: int = fields.steps()
-    guidance: float = fields.guidance()
-    batch: int = fields.batch(20, "images per seed")
+    steps: int = shared.steps()
+    guidance: float = shared.guidance()
+    batch: int = shared.batch(20, "images per seed")
     images: int = option(1000, "images to judge quality by; 0 leaves the quality out", least=0, most=1_000_000)
-    seeds: tuple[int, ...] = fields.seeds((0, 1, 2, 3), "one run for each")
-    threads: int | None = fields.threads()
-    out: Path = fields.out("evidence-out")
+    seeds: tuple[int, ...] = shared.seeds((0, 1, 2, 3), "one run for each")
+    threads: int | None = shared.threads()
+    out: Path = shared.out("evidence-out")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,14 +38,14 @@ class EvidenceSettings(Checked):
 class AnalyzeSettings(Checked):
     """How stable features are; `noise` is the size of the perturbation over that of the sample."""
 
-    models: tuple[str, ...] = fields.models("dit-digits", "dit-digits-skip")
-    steps: int = fields.steps(why="two steps make a change")
-    guidance: float = fields.guidance()
-    batch: int = fields.batch(20, "images", 1, "give one or more")
+    models: tuple[str, ...] = shared.models("dit-digits", "dit-digits-skip")
+    steps: int = shared.steps(why="two steps make a change")
+    guidance: float = shared.guidance()
+    batch: int = shared.batch(20, "images", 1, "give one or more")
     noise: float = option(0.01, "size of the perturbation, relative to the sample's")
     seed: int = option(0, "of the first noise")
-    threads: int | None = fields.threads()
-    out: Path = fields.out("analyze-out")
+    threads: int | None = shared.threads()
+    out: Path = shared.out("analyze-out")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skipcache.benchmarks.names.models import JUDGES, REFERENCES
-from skipcache.benchmarks.options import fields
+from skipcache.benchmarks.options import shared
 from skipcache.benchmarks.options.checks import Checked
 from skipcache.benchmarks.options.option import option, positional
 
@@ -24,5 +24,5 @@ class TrainSettings(Checked):
         why="leave it out for those of the shipped weights",
         shown="those of the shipped weights",
     )
-    threads: int | None = fields.threads()
-    out: Path = fields.out("train-out", "checkpoint and weights")
+    threads: int | None = shared.threads()
+    out: Path = shared.out("train-out", "checkpoint and weights")

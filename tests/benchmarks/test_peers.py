@@ -20,7 +20,7 @@ from skipcache.benchmarks.peers.dbcache import bins
 from skipcache.benchmarks.peers.method import best, nearest
 from skipcache.benchmarks.sampling.memory import holding
 from skipcache.benchmarks.sampling.metrics import FrechetDistance
-from tests.benchmarks.tiny import task as make_task
+from tests.models.tiny import task as make_task
 
 METHODS = {method.name: method for method in run.find_methods(tuple(PEERS))}
 MIDDLE = {  # a position of each knob that caches something in 7 steps

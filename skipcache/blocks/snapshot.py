@@ -1,0 +1,70 @@
+"""What a run of a model may leave behind: noted before it, and put back after it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy
+import torch
+from torch import nn
+
+from skipcache.blocks.attributes import TORCH, WRAPPERS
+
+
+@contextmanager
+def quietly(device: torch.device, model: nn.Module) -> Iterator[None]:
+    """A trial run: it takes no random numbers from the run it is part of, and what it writes on `model` is put back."""
+    before = Snapshot(device, model)
+    try:
+        yield
+    finally:
+        before.put_back()
+
+
+_NOT_OWN = TORCH | WRAPPERS  # hooks move weights between devices, and that must stay
+_CONTAINERS = (list, set, dict)
+
+
+class Snapshot:
+    """What a run of `model` may leave behind, as it is now: the generators, all attributes, the values of buffers."""
+
+    def __init__(self, device: torch.device, model: nn.Module) -> None:
+        self._device = None if device.type in ("cpu", "meta") else device
+        self._on_device = torch.get_device_module(device).get_rng_state(device) if self._device else None
+        self._generators = torch.get_rng_state(), random.getstate(), numpy.random.get_state()
+        self._attributes, self._buffers = [], []
+        for module in model.modules():
+            own = {name: value for name, value in module.__dict__.items() if name not in _NOT_OWN}
+            self._attributes.append((module.__dict__, own, {name: _copied(value) for name, value in own.items()}))
+            for x in module._buffers.values():
+                if x is not None and not x.is_inference():
+                    self._buffers.append((x, x._version, x.detach().clone()))
+
+    def put_back(self) -> None:
+        for held, own, copies in self._attributes:
+            for name in held.keys() - own.keys() - _NOT_OWN:
+                del held[name]
+            for name, value in own.items():
+                held[name] = value
+                if type(value) in _CONTAINERS:
+                    _refill(value, copies[name])
+        for x, version, values in self._buffers:
+            if x._version != version:
+                with torch.no_grad():
+                    x.copy_(values)
+        for put, state in zip((torch.set_rng_state, random.setstate, numpy.random.set_state), self._generators):
+            put(state)  # type: ignore[operator]
+        if self._device is not None:
+            torch.get_device_module(self._device).set_rng_state(self._on_device, self._device)
+
+
+def _copied(value: Any) -> Any:
+    return value.copy() if type(value) in _CONTAINERS else value
+
+
+def _refill(value: Any, items: Any) -> None:
+    value.clear()
+    (value.extend if isinstance(value, list) else value.update)(items)

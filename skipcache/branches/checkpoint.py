@@ -1,0 +1,195 @@
+"""Skip branches on disk: their own small files, and what diffusers saves of a grafted model.
+
+Files are read by safetensors, or by torch.load(weights_only=True): none of them can run code.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skipcache.branches.graft import graft, ungraft
+from skipcache.branches.layout import NAME, Layout, check_layout, layout_in
+from skipcache.branches.modules import SkipBranches, branches_of, grafted_branches
+from skipcache.branches.plans import stack_of
+from skipcache.branches.widths import usual_width
+from skipcache.stack import Stack
+
+FILE = "skip_branches.safetensors"
+WEIGHTS = "diffusion_pytorch_model*.safetensors"  # what diffusers' save_pretrained writes
+STATE = "_extra_state"
+SHOWN = 8
+
+State = Mapping[str, Tensor]
+PathLike = str | Path
+
+
+def save_branches(model: nn.Module, path: PathLike) -> Path:
+    """Write the grafted branches of `model`, without the backbone.
+
+    Args:
+        model: a model with grafted branches.
+        path: a .safetensors file, or a folder. The layout (fuse, pairs, widths) and the backbone's class are in the
+            file's metadata.
+
+    Returns the file's path. Raises ValueError where the model has no grafted branches.
+
+    Example:
+        skipcache.save_branches(model, "branches.safetensors")
+    """
+    branches = grafted_branches(model)
+    path = Path(path)
+    path = path if path.suffix == ".safetensors" else path / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: x.detach().cpu().contiguous() for name, x in branches.state_dict().items() if name != STATE}
+    facts = {**asdict(branches.layout), "backbone": type(model).__name__}
+    _safetensors().save_file(tensors, path, metadata={"skipcache": json.dumps(facts)})
+    return path
+
+
+def load_branches(model: nn.Module, path: PathLike, *, stack: Stack | None = None) -> nn.Module:
+    """Give `model` the skip branches (Skip-DiT, arXiv 2411.17616) of a file.
+
+    Args:
+        model: a plain model, which is grafted, or one grafted with the same layout, which takes the weights.
+        path: a file of `save_branches`, or a folder that it or diffusers' `save_pretrained` wrote.
+        stack: where the blocks are, for a model whose structure does not show it.
+
+    Returns `model`. Raises ValueError, naming both sides, where the file is for another class, depth, width or layout;
+    the model is then as it was.
+
+    Example:
+        skipcache.load_branches(pipe.transformer, "branches.safetensors")
+    """
+    layout, backbone, tensors = _read_branches(Path(path))
+    if backbone not in (None, type(model).__name__):
+        raise ValueError(f"{path} has branches for a {backbone}, but the model is a {type(model).__name__}")
+    branches = branches_of(model)
+    if branches is not None:
+        check_layout(layout, branches.layout)
+    stack = stack or stack_of(model)
+    if len(stack.units) != layout.depth:
+        raise ValueError(f"{path} has {layout}, but {type(model).__name__} has {len(stack.units)} units")
+    fill(model, layout, tensors, stack, str(path))
+    return model
+
+
+# Reading
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("reading and writing branches needs safetensors: pip install safetensors") from None
+    return safetensors.torch
+
+
+def read_file(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError(f"expected a checkpoint at {path}, found none")
+    try:
+        if path.suffix == ".safetensors":
+            return _safetensors().load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is refused, since it holds more than tensors, or is broken: {reason}") from error
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # a truncated file fails in as many ways as there are formats
+        raise ValueError(f"{path} cannot be read: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+
+
+def _read_branches(path: Path) -> tuple[Layout, str | None, dict[str, Tensor]]:
+    """(layout, the backbone's class if it is known, tensors by their names in SkipBranches)."""
+    files = [path]
+    if path.is_dir():
+        files = [path / FILE] if (path / FILE).is_file() else sorted(path.glob(WEIGHTS))
+    if not files:
+        raise ValueError(f"expected {FILE} or {WEIGHTS} in {path}, found neither")
+    tensors = {name: x for file in files for name, x in read_file(file).items()}
+    facts = _metadata(files[0])
+    if facts is not None:
+        return Layout.of(facts), facts["backbone"], tensors
+    prefix = f"{NAME}."
+    tensors = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+    state = tensors.pop(STATE, None)
+    if state is None:
+        raise ValueError(f"{path} has no skip branches: expected tensors named {prefix}*")
+    return layout_in(state), None, tensors
+
+
+def _metadata(file: Path) -> dict[str, Any] | None:
+    _safetensors()
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        facts = json.loads((opened.metadata() or {}).get("skipcache", "null"))
+    return facts if isinstance(facts, dict) and "fuse" in facts else None
+
+
+# Writing to the model
+
+
+def fill(model: nn.Module, layout: Layout, tensors: State, stack: Stack, where: str) -> None:
+    """Graft where the model is plain, and load; a model that was plain is so again if that fails."""
+    plain = branches_of(model) is None
+    if plain:
+        _check_width(model, stack, layout, where)
+        graft(model, layout.fuse, layout.pairs, stack=stack, streams=len(layout.widths), width=layout.widths)
+    branches = grafted_branches(model)
+    try:
+        check_keys(where, tensors, _own(branches))
+        branches.load_state_dict(dict(tensors) | {STATE: branches.get_extra_state()})
+    except BaseException:
+        if plain:
+            ungraft(model)
+        raise
+
+
+def _own(branches: SkipBranches) -> dict[str, Tensor]:
+    return {name: x for name, x in branches.state_dict().items() if name != STATE}
+
+
+def _check_width(model: nn.Module, stack: Stack, layout: Layout, where: str) -> None:
+    """A graft of a width that the blocks do not show must be made by hand, and then loaded into."""
+    width = usual_width(model.get_submodule(stack.units[layout.pairs[0][1]][0]))
+    wrong = [given for given in layout.widths if given != width]
+    if wrong:
+        raise ValueError(
+            f"{where} has branches of width {wrong[0]}, but the blocks of {type(model).__name__} work on {width}; "
+            f"if that was misread, call skipcache.graft(model, width={wrong[0]}, ...) first"
+        )
+
+
+def check_keys(where: str, given: State, ours: State) -> None:
+    check_names(f"{where} does not fit the model", given.keys(), ours.keys())
+    wrong = [
+        f"{name} is {tuple(given[name].shape)}, not {tuple(ours[name].shape)}"
+        for name in ours
+        if given[name].shape != ours[name].shape
+    ]
+    if wrong:
+        raise ValueError(f"{where} does not fit the model: {shown(wrong)}")
+
+
+def check_names(what: str, given: Set[str], expected: Set[str]) -> None:
+    missing, unexpected = sorted(expected - given), sorted(given - expected)
+    if missing or unexpected:
+        raise ValueError(f"{what}: missing keys: {shown(missing)}; unexpected keys: {shown(unexpected)}")
+
+
+def shown(names: Iterable[str] | str) -> str:
+    if isinstance(names, str):
+        return names
+    names = list(names)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more or "none"

@@ -1,0 +1,33 @@
+"""Trial runs of the accelerated step, by hooks alone: the same `StepRunner` as in sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from skipcache.engines import Engine
+from skipcache.engines.hooks import HookEngine
+from skipcache.runtime import StepRunner
+
+
+def runner_of(engine: HookEngine, predictor: Any) -> StepRunner:
+    """Raises ValueError, on the first step, for a model that cannot be cached."""
+
+    def refused(engine: Engine, reason: str) -> None:
+        raise ValueError(f"{type(model).__name__} cannot be cached: {reason}")
+
+    model = engine.model
+    return StepRunner(model, [engine], predictor, refused, lambda reason: refused(engine, reason))
+
+
+@contextmanager
+def attached(engine: HookEngine) -> Iterator[None]:
+    """The engine's overrides are on the model, and afterwards as they were before."""
+    before = engine.attached
+    engine.attach()
+    try:
+        yield
+    finally:
+        if not before:
+            engine.detach()

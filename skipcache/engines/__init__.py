@@ -1,0 +1,5 @@
+from skipcache.engines.engine import Engine, Features, StepResult
+from skipcache.engines.proof import same_output
+from skipcache.engines.recent import Recent
+
+__all__ = ["Engine", "Features", "Recent", "StepResult", "same_output"]

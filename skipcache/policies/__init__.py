@@ -1,0 +1,22 @@
+from skipcache.policies.base import NEAR, Policy, Step, mismatch_of, note_of, reads_drift
+from skipcache.policies.interval import Interval
+from skipcache.policies.placed import Placed
+from skipcache.policies.schedule import Schedule
+from skipcache.policies.spread import SHORT, SHORT_POWER, Spread
+from skipcache.policies.threshold import Threshold
+
+__all__ = [
+    "NEAR",
+    "SHORT",
+    "SHORT_POWER",
+    "Interval",
+    "Placed",
+    "Policy",
+    "Schedule",
+    "Spread",
+    "Step",
+    "Threshold",
+    "mismatch_of",
+    "note_of",
+    "reads_drift",
+]

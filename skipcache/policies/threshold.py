@@ -1,0 +1,54 @@
+"""Threshold: a step is full when the shallow feature has moved far enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from skipcache.policies.base import Step, check_count, check_number
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A step is full when the shallow feature H has moved by `limit` since the last full step, and cached until then.
+
+    H is fresh on every step, so its changes show how fast features change. The relative changes from step to step are
+    summed, as in TeaCache (arXiv 2411.19108); the coming step is expected to change as much as the last one did. Each
+    decision reads one number from the device, once per step.
+
+    Args:
+        limit: the change of H that may pass before a full step, as a fraction of its norm. Raising it caches more.
+        most: cached steps in a row at most.
+        agree: a step is full on all processes of the default process group where it is on any of them. A model that is
+            sharded over processes needs it: a process would wait for ever in a collective of a block that others skip.
+            All processes must call the model equally often. Costs one all-reduce of one number per call.
+
+    Raises TypeError or ValueError for numbers that cannot be.
+
+    Example:
+        skipcache.accelerate(pipe, policy=skipcache.Threshold(0.05))
+    """
+
+    limit: float
+    most: int = 8
+    agree: bool = False
+
+    def __post_init__(self) -> None:
+        check_number("Threshold", "limit", self.limit, finite=False)
+        check_count("Threshold", "most", self.most)
+        if not isinstance(self.agree, bool):
+            raise TypeError(
+                f"Threshold: expected True or False for agree, got {self.agree!r}; True is the default process group"
+            )
+        if not self.limit > 0:
+            raise ValueError(f"Threshold: expected limit > 0, got {self.limit}; interval=1 caches nothing")
+
+    @property
+    def caches(self) -> bool:
+        return True
+
+    @property
+    def reads_drift(self) -> bool:
+        return True
+
+    def full(self, step: Step) -> bool:
+        return step.index == 0 or step.since > self.most or not step.drift() < self.limit

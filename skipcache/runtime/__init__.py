@@ -1,0 +1,20 @@
+from skipcache.runtime.corrections import Corrections, added, correctable, main_output, terms_of
+from skipcache.runtime.flops import count_flops
+from skipcache.runtime.forward import CachedForward
+from skipcache.runtime.report import Report
+from skipcache.runtime.settings import Request, Settings
+from skipcache.runtime.step import StepRunner
+
+__all__ = [
+    "CachedForward",
+    "Corrections",
+    "Report",
+    "Request",
+    "Settings",
+    "StepRunner",
+    "added",
+    "correctable",
+    "count_flops",
+    "main_output",
+    "terms_of",
+]

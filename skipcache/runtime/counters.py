@@ -1,0 +1,56 @@
+"""What is counted while sampling: what was done, after it was done."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from skipcache.trajectory import Visit
+
+
+@dataclass
+class Counters:
+    """Steps, calls and blocks; threads share it.
+
+    `calls` counts calls by signature and by whether they were full; `reasons` and `engines` are ordered sets.
+    """
+
+    full_steps: int = 0
+    cached_steps: int = 0
+    blocks_run: int = 0
+    blocks_saved: int = 0
+    calls: Counter[tuple[Hashable, bool]] = field(default_factory=Counter)
+    full_at: tuple[int, ...] = ()
+    reasons: dict[str, None] = field(default_factory=dict)
+    engines: dict[str, None] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def count(self, visit: Visit, signature: Hashable, full: bool, run: int, depth: int) -> None:
+        """A call was answered: it ran `run` of `depth` blocks. A step that had a full call is a full step."""
+        at = visit.at
+        with self._lock:
+            self.blocks_run += run
+            self.blocks_saved += depth - run
+            self.calls[signature, full] += 1
+            if visit.opens_step:
+                self.full_steps += full
+                self.cached_steps += not full
+                self.full_at = self.full_at if at.index else ()
+            elif full and not at.counted_full:
+                self.full_steps += 1
+                self.cached_steps -= 1
+            if full and not at.counted_full:
+                at.counted_full = True
+                self.full_at = (*self.full_at, at.index)
+
+    def serve(self, engine: str) -> None:
+        """`engine` has served a call."""
+        with self._lock:
+            self.engines[engine] = None
+
+    def because(self, reason: str) -> None:
+        """Note a reason for `report`, once."""
+        with self._lock:
+            self.reasons[reason] = None

@@ -1,0 +1,247 @@
+"""The accelerated `forward` of a denoiser: which step is this call, run it, count what was done."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+import weakref
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from skipcache.blocks import Override
+from skipcache.engines import Engine, Recent, StepResult
+from skipcache.engines.fx import FxEngine, Graphs
+from skipcache.engines.hooks import HookEngine
+from skipcache.policies import mismatch_of, note_of, reads_drift
+from skipcache.runtime.corrections import Corrections
+from skipcache.runtime.counters import Counters
+from skipcache.runtime.flops import count_flops, ideal_speedup
+from skipcache.runtime.report import Report
+from skipcache.runtime.settings import Settings
+from skipcache.runtime.step import StepRunner
+from skipcache.trajectory import Call, CallReader, NamedLanes, Trajectory, Visit, blank_call
+
+MAX_OUTLINES = 16
+
+
+def make_engines(model: nn.Module, settings: Settings) -> list[Engine]:
+    """In the order in which they are tried."""
+    stack, plan = settings.stack, settings.plan
+    idle_head = not (settings.predictor.residual or reads_drift(settings.policy))
+    engines: list[Engine] = []
+    if settings.engine in ("auto", "fx"):
+        engines.append(FxEngine(model, stack, plan, settings.compile))
+    if settings.engine in ("auto", "hooks"):
+        engines.append(HookEngine(model, stack, plan, idle_head))
+    return engines
+
+
+class CachedForward(Override):
+    """Stands in for the denoiser's `forward`. A copy of the model has one of its own, with an empty cache."""
+
+    def __init__(self, model: nn.Module, settings: Settings) -> None:
+        super().__init__(model)
+        self.settings = settings
+        self.engines = make_engines(model, settings)
+        self.reader = CallReader.of(self.__wrapped__, settings.stack.sample, settings.stack.timestep)
+        self.lane_names = NamedLanes(model)
+        self._pipelines: list[weakref.ref[Any]] = []
+        self._ignored: tuple[Tensor, ...] = ()
+        self.reset()
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("module", "previous", "settings", "engines", "reader", "lane_names")
+        return {name: self.__dict__[name] for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _pipelines=[], _ignored=())
+        self.reset()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CachedForward:
+        copy = memo[id(self)] = type(self).__new__(type(self))
+        copy.__setstate__({name: deepcopy(value, memo) for name, value in self.__getstate__().items()})
+        for pipeline in self._alive():
+            if id(pipeline) in memo:
+                copy.serve(memo[id(pipeline)])
+        return copy
+
+    # putting on and taking off
+
+    def serve(self, pipeline: Any) -> None:
+        """Read `pipeline`'s scheduler too, anew at each call, since users replace it."""
+        if not any(known is pipeline for known in self._alive()):
+            self._pipelines = [*self._pipelines, weakref.ref(pipeline)]
+            timesteps = getattr(getattr(pipeline, "scheduler", None), "timesteps", None)
+            self._ignored = (*self._ignored, timesteps) if isinstance(timesteps, Tensor) else self._ignored
+
+    def put_on(self) -> None:
+        super().put_on()
+        self.lane_names.put_on()
+
+    def take_off(self) -> None:
+        self.lane_names.take_off()
+        for engine in self.engines:
+            engine.detach()
+        super().take_off()
+
+    def reset(self) -> None:
+        """Empty caches and counters on all threads: whatever comes next begins a trajectory."""
+        self._local = threading.local()
+        self._trajectories: weakref.WeakSet[Trajectory] = weakref.WeakSet()
+        self._outlines: Recent[Call] = Recent(MAX_OUTLINES)
+        self.counters = Counters()
+        self.runner = StepRunner(self.module, self.engines, self.settings.predictor, self._refused, self._say)
+        self._warned = False
+
+    # a call
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return self.plain(*args, **kwargs)
+        instead = getattr(self._local, "instead", None)
+        if instead is not None:
+            return instead(args, kwargs)
+        call = self._read(args, kwargs)
+        trajectory = self._trajectory()
+        if call is None:
+            trajectory.drop()
+            return self.plain(*args, **kwargs)
+        try:
+            visit = trajectory.visit(call, self._schedulers())
+            result = self._step(call, trajectory, visit)
+        except BaseException:
+            # A step that ended half-way leaves nothing: the next call begins a trajectory.
+            trajectory.drop()
+            raise
+        self._count(call, visit, result)
+        return result.output
+
+    def _step(self, call: Call, trajectory: Trajectory, visit: Visit) -> StepResult:
+        corrections = self._corrections(visit)
+        if not self.settings.policy.caches:
+            return StepResult(self.plain(*call.args, **call.kwargs), len(self.settings.stack.blocks))
+        result = self.runner.run(self.plain, call, trajectory, visit, corrections)
+        if result.features is not None and result.features.H is None and reads_drift(self.settings.policy):
+            self._say("the policy follows what enters the first block, and that cannot be told apart; keep=1 helps")
+        return result
+
+    def _corrections(self, visit: Visit) -> Corrections | None:
+        """The calibration's, where this run is like the calibrated one."""
+        corrections = self.settings.corrections
+        mismatch = mismatch_of(self.settings.policy, visit.at.view)
+        if mismatch is None:
+            return corrections
+        dropped = "" if corrections is None else ", without corrections"
+        self.counters.because(f"calibration: {mismatch}; full steps are placed by timestep{dropped}")
+        return None
+
+    def _refused(self, engine: Engine, reason: str) -> None:
+        if self.settings.engine == "fx":
+            raise RuntimeError(f"engine='fx' cannot serve {type(self.module).__name__}: {reason}; use engine='auto'")
+        if engine is self.engines[-1]:
+            self._say(reason)
+        else:
+            self.counters.because(f"{engine.name}: {reason}")
+
+    def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+        """The call, or None where it must run as if nothing were there."""
+        reason = None
+        if self.module.training:
+            reason = "the model is in training mode; call model.eval() to sample"
+        elif torch.is_grad_enabled() and self._records_gradients(args, kwargs):
+            reason = "autograd is recording; sample under torch.no_grad() or torch.inference_mode()"
+        if reason is None:
+            call = self.reader.read(args, kwargs, self.lane_names.name)
+            if call is not None:
+                return call
+            reason = f"a call had no tensor {self.reader.sample!r} or no {self.reader.timestep!r}"
+        self._say(reason)
+        return None
+
+    def _records_gradients(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        leaves = pytree.tree_leaves((args, kwargs))
+        return any(p.requires_grad for p in self.module.parameters()) or any(
+            isinstance(x, Tensor) and x.requires_grad for x in leaves
+        )
+
+    def _trajectory(self) -> Trajectory:
+        """The calling thread's own."""
+        found = getattr(self._local, "trajectory", None)
+        if found is None:
+            found = Trajectory(self.settings.policy, self.settings.predictor, self._ignored)
+            self._local.trajectory = found
+            self._trajectories.add(found)
+        return found
+
+    def _schedulers(self) -> list[Any]:
+        return [s for s in (getattr(p, "scheduler", None) for p in self._alive()) if s is not None]
+
+    def _alive(self) -> list[Any]:
+        return [p for p in (ref() for ref in self._pipelines) if p is not None]
+
+    def _say(self, reason: str) -> None:
+        """Note why nothing is cached, and warn, once, where nothing was ever cached."""
+        self.counters.because(reason)
+        if not self._warned and not self.counters.cached_steps:
+            self._warned = True
+            warnings.warn(f"skipcache caches nothing: {reason}", UserWarning, stacklevel=2)
+
+    # counting
+
+    def _count(self, call: Call, visit: Visit, result: StepResult) -> None:
+        """What was done, after it was done."""
+        if visit.opens_step and visit.step == 0:
+            note = note_of(self.settings.policy, visit.at.view)
+            if note is not None:
+                self.counters.because(note)
+        depth = len(self.settings.stack.blocks)
+        self.counters.count(visit, call.signature, result.full, result.blocks_run, depth)
+        if result.engine:
+            self.counters.serve(result.engine)
+        if self._outlines.get(call.signature) is None:
+            self._outlines.put(call.signature, blank_call(call))
+
+    def report(self) -> Report:
+        """What was done since `accelerate` or `reset`."""
+        counters = self.counters
+        return Report(
+            full_steps=counters.full_steps,
+            cached_steps=counters.cached_steps,
+            blocks_run=counters.blocks_run,
+            blocks_saved=counters.blocks_saved,
+            ideal_speedup=ideal_speedup(counters.calls, self._outlines.values(), self._flops),
+            cache_bytes=sum(x.numel() * x.element_size() for t in list(self._trajectories) for x in t.tensors),
+            engine=" and ".join(counters.engines) or self.engines[0].name,
+            full_at=counters.full_at,
+            reasons=tuple(counters.reasons),
+        )
+
+    def _flops(self, blank: Call) -> tuple[int, int]:
+        engine = next((e for e in self.engines if e.serves(blank)), self.engines[-1])
+        follows = reads_drift(self.settings.policy)
+        return count_flops(self._run_instead, engine, self.plain, blank, self.settings.predictor, follows)
+
+    def graphs(self) -> Graphs:
+        """The fx engine's; raises ValueError, with the reason, where it has served no call."""
+        found = next((e.graphs() for e in self.engines if isinstance(e, FxEngine)), None)
+        if found is None:
+            said = [reason for reason in self.counters.reasons if reason.startswith("fx: ")]
+            if self.settings.engine == "hooks":
+                said = ["it is accelerated with engine='hooks'"]
+            why = "; ".join(said) or "call the model once first, under torch.no_grad()"
+            raise ValueError(f"{type(self.module).__name__} has no graphs yet: {why}")
+        return found
+
+    def _run_instead(self, call: Call, step: Callable[[Call], Any]) -> Any:
+        """The model from outside, with all that is wrapped around it, but `step` at its heart; not counted."""
+        self._local.instead = lambda args, kwargs: step(replace(call, args=args, kwargs=kwargs))
+        try:
+            return call.run(self.module)
+        finally:
+            self._local.instead = None

@@ -1,0 +1,59 @@
+"""The report: what caching did, as values and as a table."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was done for one denoiser since `accelerate` or `reset`. Printing it shows a table.
+
+    Attributes:
+        full_steps, cached_steps: steps of all trajectories. A step is full if any of its lanes ran all blocks.
+        blocks_run, blocks_saved: blocks that computed and blocks that did not, over all calls. Trials that prove a
+            step are not counted.
+        ideal_speedup: FLOPs of as many full calls over the FLOPs of the calls made; None before the first call, and
+            where FLOPs cannot be counted.
+        cache_bytes: what the cached features hold now, on all threads.
+        engine: what serves this denoiser: "fx", "hooks", or both, where they serve different signatures.
+        full_at: the steps of the last trajectory that were full, counted from 0.
+        reasons: why steps were full that the policy would have cached, or why another engine serves.
+    """
+
+    full_steps: int
+    cached_steps: int
+    blocks_run: int
+    blocks_saved: int
+    ideal_speedup: float | None
+    cache_bytes: int
+    engine: str
+    full_at: tuple[int, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        console = Console(file=io.StringIO(), width=100)
+        console.print(self)
+        return console.file.getvalue().rstrip()  # type: ignore[attr-defined]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = Table(title="skipcache", title_justify="left", show_header=False)
+        speedup = "-" if self.ideal_speedup is None else f"{self.ideal_speedup:.2f}x"
+        for name, value in (
+            ("full steps", self.full_steps),
+            ("cached steps", self.cached_steps),
+            ("blocks run", self.blocks_run),
+            ("blocks saved", self.blocks_saved),
+            ("ideal speedup", speedup),
+            ("cache", f"{self.cache_bytes / 2**20:.2f} MiB"),
+            ("engine", self.engine),
+            ("full at", " ".join(map(str, self.full_at)) or "-"),
+        ):
+            table.add_row(name, str(value))
+        for reason in self.reasons:
+            table.add_row("because", reason)
+        yield table

@@ -1,0 +1,103 @@
+"""All that `accelerate` decides for one denoiser, and how it follows from what was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from skipcache.branches import branches_of, planned, stack_of
+from skipcache.engines.fx import Options
+from skipcache.policies import Interval, Policy, Spread
+from skipcache.predictors import Damped, Hold, Predictor
+from skipcache.runtime.corrections import Corrections
+from skipcache.stack import Keep, Plan, Stack
+
+ENGINES = ("auto", "fx", "hooks")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that is decided for one denoiser. Equal settings may share a model."""
+
+    stack: Stack
+    plan: Plan
+    policy: Policy
+    predictor: Predictor
+    engine: str = "auto"
+    compile: Options = False
+    corrections: Corrections | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked for, None where nothing was said. Raises TypeError or ValueError for what cannot be."""
+
+    interval: int | None = None
+    policy: Policy | None = None
+    speedup: float | None = None
+    keep: Keep | None = None
+    predictor: Predictor | None = None
+    engine: str = "auto"
+    compile: Options = False
+    stack: Stack | None = None
+    corrections: Corrections | None = None
+
+    def __post_init__(self) -> None:
+        given = {"interval": self.interval, "policy": self.policy, "speedup": self.speedup}
+        named = [f"{name}={value}" for name, value in given.items() if value is not None]
+        if len(named) > 1:
+            raise ValueError(f"{' and '.join(named)} exclude each other; give one")
+        if self.policy is not None and (isinstance(self.policy, type) or not isinstance(self.policy, Policy)):
+            raise TypeError(f"policy: expected Interval(...), Schedule(...) or another Policy, got {self.policy!r}")
+        if self.interval is not None:
+            Interval(self.interval)
+        predictor = self.predictor
+        if predictor is not None and (isinstance(predictor, type) or not isinstance(predictor, Predictor)):
+            raise TypeError(
+                f"predictor: expected Hold(), Delta(), Forecast(...), Damped() or another Predictor, got {predictor!r}"
+            )
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine: expected 'auto', 'fx' or 'hooks', got {self.engine!r}")
+        if not isinstance(self.compile, (bool, dict)):
+            raise TypeError(
+                f"compile: expected True, False or a dict of options for torch.compile, got {self.compile!r}"
+            )
+        if self.compile is not False and self.engine == "hooks":
+            raise ValueError("compile: expected engine 'auto' or 'fx', got 'hooks', which has no graphs to compile")
+
+    def settings(self, model: nn.Module) -> Settings:
+        """The settings for `model`. Raises ValueError or TypeError for what does not fit it."""
+        keep = self.keep
+        if keep is None:
+            keep = 1 if self.speedup is None else 0
+            self._check_unskipped(model)
+        stack, plan = planned(model, keep, self.stack)
+        predictor = self.predictor or (Hold() if _carries_H(model, stack) else Damped())
+        return Settings(stack, plan, self._policy(plan), predictor, self.engine, self.compile, self.corrections)
+
+    def _policy(self, plan: Plan) -> Policy:
+        if self.speedup is not None:
+            return Spread.reaching(self.speedup, plan.head + plan.tail, plan.depth)
+        return self.policy or Interval(3 if self.interval is None else self.interval)
+
+    def _check_unskipped(self, model: nn.Module) -> None:
+        """With no blocks on cached steps `speedup` beats fewer sampler steps; skip branches need some there."""
+        if self.speedup is None:
+            return
+        if branches_of(model) is not None or (self.stack or stack_of(model)).native_skips:
+            raise ValueError(
+                f"speedup: {type(model).__name__} has skip branches, with which it may keep less than fewer sampler "
+                f"steps; calibrate, give interval=, or insist with keep=1"
+            )
+
+
+def _carries_H(model: nn.Module, stack: Stack) -> bool:
+    """Branches replace what enters deep units by functions of H: `Hold` is the form that keeps most there."""
+    branches = branches_of(model)
+    return stack.native_skips or (branches is not None and branches.layout.fuse == "concat")
+
+
+def engine_names(settings: Settings) -> tuple[str, ...]:
+    """The engines in the order in which they are tried."""
+    return ("fx", "hooks") if settings.engine == "auto" else (settings.engine,)

@@ -1,0 +1,115 @@
+"""One accelerated step. It is written here alone: sampling and calibration both run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from skipcache.blocks import Snapshot
+from skipcache.engines import Engine, StepResult
+from skipcache.predictors import Predictor
+from skipcache.runtime.corrections import correctable, main_output, with_main_output
+from skipcache.trajectory import WRITES, Call, Trajectory, Visit, versions
+
+
+class Corrector(Protocol):
+    """What changes a step beside the prediction: `Corrections`, or what fits them."""
+
+    def slope(self, step: int) -> float:
+        """What the predictor's weights are multiplied by on this cached step."""
+
+    def apply(self, step: int, x: Tensor, e: Tensor, before: Sequence[Tensor]) -> Tensor:
+        """The model's output e, corrected. `before` are its own outputs at the steps before, the latest first."""
+
+
+class StepRunner:
+    """Runs calls of one model by its engines.
+
+    Args:
+        engines: in the order in which they are tried.
+        refused: called with an engine that cannot serve a call, and the reason. What it raises ends the step.
+        noted: called with a reason that no engine can serve after all.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        engines: Sequence[Engine],
+        predictor: Predictor,
+        refused: Callable[[Engine, str], None],
+        noted: Callable[[str], None],
+    ) -> None:
+        self.model, self.engines, self.predictor = model, engines, predictor
+        self.refused, self.noted = refused, noted
+
+    def run(
+        self,
+        forward: Callable[..., Any],
+        call: Call,
+        trajectory: Trajectory,
+        visit: Visit,
+        corrector: Corrector | None = None,
+    ) -> StepResult:
+        """The step that `visit` asks for, or a full one where no engine can cache; its features are recorded."""
+        result = None if visit.full else self._cached(forward, call, visit, corrector)
+        if result is None:
+            result = self.full(forward, call)
+        if result.features is not None:
+            trajectory.record(visit, *result.features)
+        return result if corrector is None else _corrected(result, call, visit, corrector)
+
+    def full(self, forward: Callable[..., Any], call: Call) -> StepResult:
+        """A full step by the first engine that can serve this signature; those before it say why they cannot."""
+        result: StepResult | None = None
+        before, snapshot = versions(call), None
+        for engine in self.engines:
+            if engine.refusal(call) is None:
+                if snapshot is not None:
+                    # The model has run already for an engine that found only then that it cannot serve.
+                    snapshot.put_back()
+                known = engine is self.engines[-1] or engine.serves(call)
+                snapshot = None if known else Snapshot(call.sample.device, self.model)
+                engine.attach()
+                result = engine.full(forward, call)
+                if result.features is not None:
+                    return replace(result, engine=engine.name)
+            self.refused(engine, engine.refusal(call) or "")
+            if result is not None and versions(call) != before:
+                self.noted(WRITES)
+                break
+        if result is not None:
+            return replace(result, features=None)
+        return StepResult(call.run(forward), depth_of(self.engines))
+
+    def _cached(
+        self, forward: Callable[..., Any], call: Call, visit: Visit, corrector: Corrector | None
+    ) -> StepResult | None:
+        """None where no engine can make a cached step of this call."""
+        cache = visit.lane.cache
+        slope = 1.0 if corrector is None else corrector.slope(visit.step)
+        prediction = cache.predict(visit.step, self.predictor, slope)
+        for engine in self.engines:
+            if engine.can_cache(call, prediction):
+                result = engine.cached(forward, call, prediction)
+                if result.full and result.features is None:
+                    prediction.saw(None)
+                return result
+        return None
+
+
+def depth_of(engines: Sequence[Engine]) -> int:
+    """The number of blocks in the stack."""
+    return len(engines[0].stack.blocks)
+
+
+def _corrected(result: StepResult, call: Call, visit: Visit, corrector: Corrector) -> StepResult:
+    e = main_output(result.output, call)
+    if e is None or not correctable(result.output, call):
+        return result
+    cache = visit.lane.cache
+    better = corrector.apply(visit.step, call.sample, e, cache.outputs_before(visit.step))
+    cache.note_output(visit.step, e)
+    return result if better is e else replace(result, output=with_main_output(result.output, call, better))

@@ -1,0 +1,18 @@
+from skipcache.stack.denoisers import find_denoisers, unwrap
+from skipcache.stack.discovery import TIMESTEP_NAMES, find_stack, one_per_block
+from skipcache.stack.plan import Keep, Plan, deep_blocks, make_plan
+from skipcache.stack.stack import Stack, check_stack
+
+__all__ = [
+    "TIMESTEP_NAMES",
+    "Keep",
+    "Plan",
+    "Stack",
+    "check_stack",
+    "deep_blocks",
+    "find_denoisers",
+    "find_stack",
+    "make_plan",
+    "one_per_block",
+    "unwrap",
+]

@@ -1,0 +1,22 @@
+from skipcache.trajectory.cache import FeatureCache
+from skipcache.trajectory.call import WRITES, Call, CallReader, blank_call, versions, zero_call
+from skipcache.trajectory.direction import timestep_values
+from skipcache.trajectory.lane_names import NamedLanes
+from skipcache.trajectory.mark import Mark
+from skipcache.trajectory.trajectory import OpenStep, Trajectory, Visit
+
+__all__ = [
+    "WRITES",
+    "Call",
+    "CallReader",
+    "FeatureCache",
+    "Mark",
+    "NamedLanes",
+    "OpenStep",
+    "Trajectory",
+    "Visit",
+    "blank_call",
+    "timestep_values",
+    "versions",
+    "zero_call",
+]

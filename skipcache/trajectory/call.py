@@ -1,0 +1,135 @@
+"""What one call to the denoiser shows on the host: sample, timestep, conditioning, structure. No device is read."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from skipcache.blocks import Outline, outline_of, version
+from skipcache.trajectory.mark import is_plain
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the denoiser.
+
+    Attributes:
+        sample: x_t; the first one where a list of samples was given (Z-Image).
+        timestep: a tensor or a number.
+        conditioning: the leaves of all other arguments, by name of the argument.
+        structure: shapes, dtypes, devices and nesting of all arguments, without values.
+        signature: the structure, the values of plain Python leaves, autocast and inference mode. A graph or a wiring
+            is valid for one signature.
+        context: the lane's name by diffusers' `cache_context`, if there is one.
+        sample_structure: the outlines of all samples.
+        batch: of the sample.
+        autocast: its dtype on the sample's device; None where it is off.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    sample: Tensor
+    timestep: Tensor | float
+    conditioning: tuple[Any, ...]
+    structure: Hashable
+    signature: Hashable
+    context: str | None = None
+    sample_structure: Hashable = None
+    batch: int = 0
+    autocast: torch.dtype | None = None
+
+    def run(self, forward: Callable[..., Any]) -> Any:
+        """`forward` on the arguments, in lists and dicts of this run's own: a model may empty them (HunyuanDiT)."""
+        args, kwargs = self.arguments()
+        return forward(*args, **kwargs)
+
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return _opened(self.args), _opened(dict(self.kwargs))
+
+
+@dataclass(frozen=True)
+class CallReader:
+    """Reads calls of one forward: `names` are its parameters, `sample` and `timestep` two of them."""
+
+    names: tuple[str, ...]
+    sample: str
+    timestep: str
+
+    @classmethod
+    def of(cls, forward: Callable[..., Any], sample: str, timestep: str) -> CallReader:
+        """For a bound `forward`."""
+        return cls(tuple(inspect.signature(forward).parameters), sample, timestep)
+
+    def read(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], context: str | None = None) -> Call | None:
+        """The call `forward(*args, **kwargs)`; None without a sample or a timestep."""
+        given = dict(zip(self.names, args))
+        given.update(kwargs)
+        x, t = given.pop(self.sample, None), given.pop(self.timestep, None)
+        return _call(x, t, given, args, kwargs, context)
+
+
+def _call(
+    x: Any, t: Any, given: dict[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], context: str | None
+) -> Call | None:
+    samples = [x] if isinstance(x, Tensor) else list(x) if isinstance(x, (list, tuple)) else []
+    if not (samples and all(isinstance(s, Tensor) and s.ndim for s in samples) and isinstance(t, (Tensor, int, float))):
+        return None
+    outlines = tuple(map(outline_of, samples))
+    leaves, shape, values = [], [], []
+    for name in sorted(given):
+        parts, spec = _flat(given[name])
+        leaves += parts
+        shape.append((name, spec, tuple(outline_of(leaf) for leaf in parts)))
+        values += [leaf for leaf in parts if not isinstance(leaf, Tensor)]
+    structure = (outlines, outline_of(t), tuple(shape))
+    device = samples[0].device.type
+    casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    autocast = torch.get_autocast_dtype(device) if casts else None
+    ambient = autocast, torch.is_inference_mode_enabled()
+    signature = (structure, tuple(v if is_plain(v) else id(v) for v in values), ambient)
+    batch = len(x) if isinstance(x, (list, tuple)) else x.shape[0]
+    return Call(args, kwargs, samples[0], t, tuple(leaves), structure, signature, context, outlines, batch, autocast)
+
+
+def _opened(value: Any) -> Any:
+    if type(value) in (list, tuple):
+        return type(value)(map(_opened, value))
+    return {key: _opened(item) for key, item in value.items()} if type(value) is dict else value
+
+
+def _flat(value: Any) -> tuple[list[Any], Hashable]:
+    if value is None or isinstance(value, (Tensor, bool, int, float, str)):
+        return [value], None
+    leaves, spec = pytree.tree_flatten(value)
+    return leaves, spec
+
+
+def versions(call: Call) -> list[int]:
+    """The counts of in-place writes to the tensors among the arguments."""
+    leaves = pytree.tree_leaves((call.args, dict(call.kwargs)))
+    return [version(leaf) for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def blank_call(call: Call) -> Call:
+    """`call` with outlines for tensors, which hold no memory."""
+    args, kwargs, sample = pytree.tree_map_only(Tensor, Outline.of, (call.args, dict(call.kwargs), call.sample))
+    return replace(call, args=args, kwargs=kwargs, sample=sample, conditioning=())
+
+
+def zero_call(blank: Call) -> Call:
+    """A call of zeros, from what `blank_call` made."""
+    args, kwargs, sample = pytree.tree_map(
+        lambda x: x.zeros() if isinstance(x, Outline) else x,
+        (blank.args, blank.kwargs, blank.sample),
+        is_leaf=lambda x: isinstance(x, Outline),
+    )
+    return replace(blank, args=args, kwargs=kwargs, sample=sample)
+
+
+WRITES = "the forward writes to its arguments, so that no second run could prove the first"

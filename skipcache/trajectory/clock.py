@@ -1,0 +1,112 @@
+"""Where a call stands in time: its position in a known scheduler's timesteps, or its timestep alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from skipcache.blocks import on_host
+from skipcache.trajectory.call import Call
+from skipcache.trajectory.direction import Values, direction, timestep_values
+from skipcache.trajectory.mark import Mark
+from skipcache.trajectory.scheduler_run import SchedulerRun, current_runs
+
+
+@dataclass(frozen=True, eq=False)
+class Instant:
+    """The time of one call.
+
+    Attributes:
+        timestep: as it was given; on a device a copy, since a loop may write the next one into the same memory.
+        mark: of the timestep argument itself.
+        run: the scheduler's run that the call belongs to, where one is known.
+        position: which of the run's timesteps this is, where that is known.
+        counted: the position is the scheduler's own count, and nothing in the timestep confirms it.
+        read: the timestep's values, where they were read without a synchronisation.
+    """
+
+    timestep: Tensor | float
+    mark: Mark
+    run: SchedulerRun | None = None
+    position: int | None = None
+    counted: bool = False
+    read: Values | None = None
+
+    @classmethod
+    def of(
+        cls,
+        timestep: Tensor | float,
+        run: SchedulerRun | None = None,
+        position: int | None = None,
+        counted: bool = False,
+    ) -> Instant:
+        mark = Mark.of(timestep)
+        if on_host(timestep):
+            return cls(timestep, mark, run, position, counted, timestep_values(timestep))
+        assert isinstance(timestep, Tensor)
+        return cls(timestep.clone(), mark, run, position, counted)
+
+    def next(self) -> Instant:
+        """The same timestep, one position on."""
+        return self if self.position is None else replace(self, position=self.position + 1)
+
+    @cached_property
+    def timesteps(self) -> Values:
+        """The timestep's values. On a device this synchronises."""
+        return timestep_values(self.timestep) if self.read is None else self.read
+
+    @property
+    def is_dark(self) -> bool:
+        """A run is known, but not the position in it, and reading the timestep would synchronise."""
+        return self.run is not None and self.position is None and not on_host(self.timestep)
+
+    def directions_from(self, last: Instant) -> tuple[int, int] | None:
+        """Since `last`, the direction of the timestep and that of the run's own; None where they cannot be compared."""
+        run, at = self.run, self.position
+        if not self.counted or run is None or not at:
+            return None
+        # Before its first step a scheduler has no count.
+        before = at - 1 if last.position is None else last.position
+        if not all(map(on_host, (self.timestep, last.timestep, run.timesteps))):
+            return None
+        return direction(last.timesteps, self.timesteps), run.turn(before, at, self.timestep)
+
+
+class Clock:
+    """Gives the instants of one thread's calls, from the schedulers of the pipelines that share the model."""
+
+    def __init__(self, ignored: tuple[Tensor, ...] = ()) -> None:
+        # Timesteps from before accelerate tell nothing of the next run, unless a call's timestep is a view of them.
+        self._seen = list(ignored)
+        self.run: SchedulerRun | None = None
+
+    def read(self, call: Call, schedulers: list[Any], last: Instant | None) -> Instant:
+        self.run = self._current(call, current_runs(schedulers))
+        if self.run is None:
+            return Instant.of(call.timestep)
+        known = last.position if last is not None and last.run is self.run else None
+        position, count = self.run.position(call.timestep, known), self.run.count
+        if position is not None or count is None:
+            return Instant.of(call.timestep, self.run, position)
+        if count >= len(self.run.timesteps):
+            return Instant.of(call.timestep)
+        return Instant.of(call.timestep, self.run, count, counted=True)
+
+    def _current(self, call: Call, runs: list[SchedulerRun]) -> SchedulerRun | None:
+        fresh = [run for run in runs if not any(run.timesteps is seen for seen in self._seen)]
+        self._seen = [run.timesteps for run in runs] or self._seen
+        holding = [run for run in runs if run.holds(call.timestep)]
+        fitting = (
+            holding or [r for r in fresh if r.position(call.timestep, None) is not None or r.count is not None] or fresh
+        )
+        if fitting:
+            same = self.run is not None and fitting[0].timesteps is self.run.timesteps
+            return self.run if same else fitting[0]
+        going_on = self.run is not None and any(run.timesteps is self.run.timesteps for run in runs)
+        return self.run if going_on else None
+
+    def forget(self) -> None:
+        self.run = None

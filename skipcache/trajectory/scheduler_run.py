@@ -1,0 +1,97 @@
+"""One run of a scheduler: where a timestep stands in it, and what the scheduler says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from skipcache.blocks import on_host
+from skipcache.trajectory.direction import direction, timestep_values
+
+NOISY = ("DDPM", "Ancestral", "SDE")  # in the names of diffusers' schedulers
+
+
+@dataclass(eq=False)
+class SchedulerRun:
+    """What one `set_timesteps` of a scheduler made. Each makes a new tensor, so another tensor is another run."""
+
+    scheduler: Any
+    timesteps: Tensor
+
+    def holds(self, timestep: Tensor | float) -> bool:
+        """`timestep` is a view of this run's own memory."""
+        return isinstance(timestep, Tensor) and _memory(timestep) == _memory(self.timesteps)
+
+    def position(self, timestep: Tensor | float, last: int | None) -> int | None:
+        """The index of `timestep`, at or after `last` where values repeat; None where it shows none on the host."""
+        if isinstance(timestep, Tensor) and self.holds(timestep):
+            return self._by_memory(timestep)
+        return self._by_value(timestep, last) if on_host(timestep) and on_host(self.timesteps) else None
+
+    @property
+    def count(self) -> int | None:
+        """The scheduler's own `step_index`, else its `begin_index`, else None; after the last step len(timesteps)."""
+        index = getattr(self.scheduler, "step_index", None)
+        return index if index is not None else getattr(self.scheduler, "begin_index", None)
+
+    def turn(self, before: int, after: int, like: Tensor | float) -> int:
+        """The direction from one position to another, in the dtype of `like`, which may round a change away."""
+        values = self._values(like.dtype if isinstance(like, Tensor) else self.timesteps.dtype)
+        return direction((values[before],), (values[after],))
+
+    def repeats(self, position: int) -> bool:
+        """The timestep after `position` has the same value: a second evaluation of the same step (Heun, PNDM)."""
+        values = self._values(self.timesteps.dtype) if on_host(self.timesteps) else ()
+        return position + 1 < len(values) and values[position] == values[position + 1]
+
+    @cached_property
+    def direction(self) -> int:
+        """The direction from the first timestep to the last. On a device this synchronises, once."""
+        first, last = self.timesteps[[0, -1]].tolist()
+        return direction((first,), (last,))
+
+    @cached_property
+    def is_noisy(self) -> bool:
+        """Each step draws noise, by the scheduler's class and settings. (DDIM's eta is an argument of a step.)"""
+        algorithm = str(getattr(getattr(self.scheduler, "config", None), "algorithm_type", None))
+        return any(kind in type(self.scheduler).__name__ for kind in NOISY) or algorithm.startswith("sde-")
+
+    def _by_memory(self, t: Tensor) -> int | None:
+        if any(stride for size, stride in zip(t.shape, t.stride()) if size > 1):
+            return None
+        return (t.storage_offset() - self.timesteps.storage_offset()) // max(self.timesteps.stride(0), 1)
+
+    def _by_value(self, t: Tensor | float, last: int | None) -> int | None:
+        value = timestep_values(t)
+        known = self._values(t.dtype if isinstance(t, Tensor) else self.timesteps.dtype)
+        hits = [i for i, v in enumerate(known) if (v,) == value]
+        later = [i for i in hits if last is None or i >= last]
+        return next(iter(later or hits), None)
+
+    def _values(self, dtype: Any) -> list[float]:
+        if dtype not in self._cast:
+            self._cast[dtype] = self.timesteps.to(dtype).tolist()
+        return self._cast[dtype]
+
+    @cached_property
+    def _cast(self) -> dict[Any, list[float]]:
+        """The timesteps in each dtype that was asked for."""
+        return {}
+
+
+def current_runs(schedulers: list[Any]) -> list[SchedulerRun]:
+    """The runs under way. Before `set_timesteps` a scheduler has timesteps that nobody asked for; they are left out."""
+    found = []
+    for scheduler in schedulers:
+        timesteps = getattr(scheduler, "timesteps", None)
+        started = getattr(scheduler, "num_inference_steps", None) is not None
+        if started and isinstance(timesteps, Tensor) and timesteps.ndim == 1 and timesteps.numel():
+            found.append(SchedulerRun(scheduler, timesteps))
+    return found
+
+
+def _memory(x: Tensor) -> int:
+    return x.untyped_storage()._cdata

@@ -1,0 +1,52 @@
+"""Calls made by hand to a stand-in for a denoiser: (step, full, lane) come out."""
+
+import torch
+
+from skipcache import Delta, Interval
+from skipcache.trajectory.call import CallReader
+from skipcache.trajectory.trajectory import Trajectory
+
+NAMES = ("hidden_states", "timestep", "text", "residuals")
+
+
+def tensor(*shape, dtype=torch.float32):
+    return torch.randn(shape or (2, 4), dtype=dtype)
+
+
+class Denoiser:
+    """Stands for a model: makes the call, and records random features where the visit is full."""
+
+    def __init__(self, policy=None, predictor=None, schedulers=(), **settings):
+        self.trajectory = Trajectory(policy or Interval(3), predictor or Delta(), **settings)
+        self.schedulers = list(schedulers)
+        self._lanes, self._known = None, []
+
+    def __call__(self, t, *conditioning, x=None, context=None, **kwargs):
+        x = tensor() if x is None else x
+        call = CallReader(NAMES, "hidden_states", "timestep").read((x, t, *conditioning), kwargs, context)
+        visit = self.trajectory.visit(call, self.schedulers)
+        self.lane = visit.lane
+        assert visit.full or visit.lane.cache.kept, "a cached step without a feature"
+        if visit.full:
+            self.trajectory.record(visit, (tensor(),), (tensor(),))
+        if self._lanes is not self.trajectory.lanes:
+            self._lanes, self._known = self.trajectory.lanes, []
+        if not any(visit.lane is lane for lane in self._known):
+            self._known.append(visit.lane)
+        return visit.step, visit.full, [visit.lane is lane for lane in self._known].index(True)
+
+    def run(self, timesteps, *conditioning, **kwargs):
+        """(step, full) of one call per timestep."""
+        return [self(t, *conditioning, **kwargs)[:2] for t in timesteps]
+
+
+def every(interval, steps):
+    return [(i, i % interval == 0) for i in range(steps)]
+
+
+def indices(found):
+    return [step for step, *_ in found]
+
+
+def full_at(found):
+    return [step for step, full, *_ in found if full]
