@@ -1,4 +1,4 @@
-"""A trial fits what brings the next state back, or applies what it was given."""
+"""A trial fits the corrections that bring the next state back, or applies those that it was given."""
 
 import pytest
 import torch
