@@ -79,6 +79,25 @@ def test_what_a_cached_step_could_not_give_is_refused_for_good(kind, reason):
     assert again.features is None and again.blocks_run == 6
 
 
+class WritesToItsFeatures(Tiny):
+    def after(self, h, x, t):
+        return h.mul_(2)
+
+
+@pytest.mark.parametrize("kind", [Tiny, WritesToItsFeatures])
+def test_features_are_kept_by_reference_unless_the_model_writes_to_them(kind):
+    model, engine = made(kind, keep=(1, 0))
+    engine.attach()
+    handed_out, call = [], call_of(model)
+    model.blocks[4].register_forward_hook(lambda module, args, output: handed_out.append(output))
+    full(engine, call)
+    handed_out.clear()
+    result = full(engine, call)
+    (D,) = result.features.D
+    assert (D.data_ptr() == handed_out[0].data_ptr()) is (kind is Tiny)
+    assert torch.equal(cached(engine, call, result.features.D).output, result.output)
+
+
 def test_signatures_are_learned_one_by_one_and_the_oldest_is_forgotten():
     model, engine = made()
     engine.attach()

@@ -65,6 +65,22 @@ def test_the_first_step_sees_where_streams_enter():
     assert [x.shape for x in run.H] == [x.shape for x in run.D] == [(2, 1), (2, 3)]
 
 
+def test_streams_that_look_alike_are_told_by_where_they_enter_the_next_block():
+    class Twins(Model):
+        def forward(self, x, t):
+            text = x.flip(1)
+            for block in self.blocks:
+                text, x = block(x, text)
+            return x - text
+
+    engine = engine_of(Twins())
+    run = WiringObserver(engine, batch=2)
+    plain = do(engine, run)
+    assert [run.wiring().outlets[i].inlets for i in (0, 1, 2)] == [(1, 0)] * 3, "a guess by their looks would be (0, 1)"
+    ours = CachedRun(engine, 2, run.wiring(), Prediction(Hold(), [run.D], (), residual=False))
+    assert torch.equal(do(engine, ours), plain)
+
+
 def test_without_a_head_h_is_what_enters_in_the_order_in_which_blocks_return():
     _, run = observed(keep=(0, 1))
     assert run.wiring().shallow == -1
