@@ -12,6 +12,8 @@ def test_the_same_memory_is_the_same_argument():
     assert mark.same(x) and mark.same(x.view(4, 3)) and mark.same(x[:])
     for other in (x.clone(), x[:2], x[1:], x.t(), x.view(3, 4), x.view(torch.int32), None, 1):
         assert not mark.same(other)
+    half = Mark.of(x[:2])
+    assert half.same(x[:2]) and not half.same(x[2:]), "views of one memory are two arguments"
 
 
 def test_equal_values_are_another_matter():
