@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import skipcache
-from skipcache import Damped, Delta, Forecast, Hold, Interval, Schedule, Spread, Threshold
+from skipcache import Damped, Delta, Forecast, Hold
+from tests.models.defaults import DEFAULT_POLICIES, DEFAULT_PREDICTORS
 from tests.models.sampling import MODELS, build, deep, equal, inputs, sample, state
 
 # The engines under the names that `accelerate` takes; "auto" must be whichever proves right.
@@ -136,10 +137,8 @@ def test_a_cached_run_equals_the_reference(name, predictor, keep):
 def test_both_engines_give_the_same_under_every_policy_and_predictor(name, keep):
     """Each predictor under one policy, and each policy with one predictor."""
     model = deep(name, 6)
-    policies = [Interval(2), Schedule([0, 1, 3]), Spread(0.5, steps=7), Threshold(4.0)]
-    predictors = [Hold(), Delta(), Forecast(1), Forecast(2), Damped()]
-    pairs = [*((policies[0], predictor) for predictor in predictors), *((policy, Damped()) for policy in policies[1:])]
-    for policy, predictor in pairs:
+    pairs = [(DEFAULT_POLICIES[0], predictor) for predictor in DEFAULT_PREDICTORS]
+    for policy, predictor in [*pairs, *((policy, Damped()) for policy in DEFAULT_POLICIES[1:])]:
         outputs = []
         for engine in ("hooks", "fx"):
             with skipcache.accelerated(model, policy=policy, predictor=predictor, keep=keep, engine=engine):

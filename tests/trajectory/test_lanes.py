@@ -4,9 +4,10 @@ import random
 
 import pytest
 
-from skipcache import Delta, Forecast, Hold, Interval
+from skipcache import Interval
 from skipcache.trajectory.lanes import MAX_LANES
 from tests.models.calls import Denoiser, tensor
+from tests.models.defaults import DEFAULT_PREDICTORS
 
 
 @pytest.mark.parametrize("copies", [False, True], ids=["one sample", "copies"])
@@ -238,7 +239,7 @@ def test_a_context_does_not_hide_stable_conditioning_that_changes():
     assert model(600, b, context="cond")[:2] == (3, True)
 
 
-@pytest.mark.parametrize("predictor", [Hold(), Delta(), Forecast(1), Forecast(2)])
+@pytest.mark.parametrize("predictor", DEFAULT_PREDICTORS)
 def test_no_more_is_kept_than_the_predictor_says(predictor):
     model, a, b = Denoiser(Interval(2), predictor), tensor(), tensor()
     for _ in range(2):
