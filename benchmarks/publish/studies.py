@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import mean, stdev
 from typing import Any
 
+from skipcache.benchmarks.names.predictors import PREDICTORS, label_of
 from skipcache.benchmarks.show.tables import markdown
 
 Result = dict[str, Any]
 Row = dict[str, Any]
 
 SHOWN = (2, 3, 5)  # intervals of the README's table
-NAMES = {"hold": "Hold", "delta": "Delta", "forecast": "Forecast(1)", "damped": "Damped", None: "fewer steps"}
 DEFAULT = "damped"
+WAYS: dict[str | None, str] = {**{name: label_of(name) for name in PREDICTORS}, None: "fewer steps"}
 
 
 def bench(results: Sequence[Result]) -> str:
@@ -40,8 +41,8 @@ def bench_predictors(results: Sequence[Result]) -> str:
     for rows in (result["rows"] for result in results):
         for interval in sorted({row["group"] for row in rows if row["group"] > 1}):
             found = {row["predictor"]: row for row in rows if row["group"] == interval}
-            lines.append([f"interval {interval}", *(_psnr(found[name]) if name in found else "-" for name in NAMES)])
-    return markdown(["", *NAMES.values()], lines) if lines else "\n"
+            lines.append([f"interval {interval}", *(_psnr(found[name]) if name in found else "-" for name in WAYS)])
+    return markdown(["", *WAYS.values()], lines) if lines else "\n"
 
 
 def _is_shown(row: Row) -> bool:
@@ -80,7 +81,10 @@ def branches_far(results: Sequence[Result]) -> str:
     return _branches(results, lambda settings: [(settings["keep"][-1], i) for i in settings["intervals"]])
 
 
-def _branches(results: Sequence[Result], columns: Any) -> str:
+Columns = Callable[[dict[str, Any]], list[tuple[int, int]]]  # settings -> (units kept, interval)
+
+
+def _branches(results: Sequence[Result], columns: Columns) -> str:
     tables = ""
     for result in results:
         settings = result["settings"]
@@ -93,7 +97,7 @@ def _branches(results: Sequence[Result], columns: Any) -> str:
                     for row in result["fidelity"]
                     if (row["model"], row["predictor"]) == (model, predictor)
                 }
-                lines.append([f"{model}, {NAMES[predictor]}", *(_spread(psnr[place]) for place in chosen)])
+                lines.append([f"{model}, {label_of(predictor)}", *(_spread(psnr[place]) for place in chosen)])
         tables += markdown(["", *(f"keep={keep}, interval {i}" for keep, i in chosen)], lines)
     return tables or "\n"
 
