@@ -1,8 +1,9 @@
 """`skipcache publish`: the docs' tables out of result files, between markers, so that no figure is copied by hand.
 
-`<!-- table: NAME -->` and `<!-- end -->` stand around each table in README.md and docs/evidence.md; what is between
-them is written anew. The results of `skipcache peers` are kept as docs/results/peers-MODEL-SCHEDULER.json, and
-those of `skipcache engines` as benchmarks/results/DEVICE-PRESET.json.
+`<!-- table: NAME -->` and `<!-- end -->` stand around each table in the files of `DOCS`; what is between them is
+written anew. The results of `skipcache peers` are kept as docs/results/peers-MODEL-SCHEDULER.json, and
+those of `skipcache engines` as benchmarks/results/DEVICE-PRESET.json. The results of `skipcache bench`, `evidence` and
+`analyze` are copied by hand, to docs/results/bench.json, evidence.json and stability.json.
 """
 
 from __future__ import annotations
@@ -15,10 +16,20 @@ from pathlib import Path
 from skipcache.benchmarks.engines.tables import engines
 from skipcache.benchmarks.names.models import REFERENCES
 from skipcache.benchmarks.names.schedulers import SCHEDULERS
-from skipcache.benchmarks.publish.peers import Result, full, headline, name_of, rows_of, summary
+from skipcache.benchmarks.publish.peers import Result, choices, full, headline, name_of, rows_of, summary
+from skipcache.benchmarks.publish.studies import (
+    bench,
+    bench_full,
+    bench_predictors,
+    branches,
+    branches_far,
+    branches_near,
+    branches_quality,
+    stability,
+)
 from skipcache.benchmarks.show.json_file import read_json
 
-DOCS = ("README.md", "docs/evidence.md")
+DOCS = ("README.md", "docs/evidence.md", "docs/notebook.md")
 MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -71,6 +82,29 @@ def read_engines(root: Path) -> list[Result]:
     return [read_json(path) for path in sorted((root / "benchmarks" / "results").glob("*.json"))]
 
 
+def read_bench(root: Path) -> list[Result]:
+    return _read_study(root, "bench")
+
+
+def read_evidence(root: Path) -> list[Result]:
+    return _read_study(root, "evidence")
+
+
+def read_stability(root: Path) -> list[Result]:
+    return _read_study(root, "stability")
+
+
+def _read_study(root: Path, name: str) -> list[Result]:
+    path = root / "docs" / "results" / f"{name}.json"
+    return [read_json(path)] if path.is_file() else []
+
+
+def default_engines(results: Sequence[Result]) -> str:
+    """What steps cost on either engine, of the default predictor alone."""
+    kept = [{**result, "rows": [r for r in result["rows"] if r["predictor"] == "damped"]} for result in results]
+    return engines([result for result in kept if result["rows"]])
+
+
 def fill(text: str, root: Path) -> str:
     """`text` with every marked table written anew; raises ValueError for a table that nothing makes."""
 
@@ -91,4 +125,14 @@ TABLES: dict[str, tuple[Callable[[Path], list[Result]], Callable[[Sequence[Resul
     "peers-summary": (read_results, summary),
     "peers-full": (read_results, full),
     "engines": (read_engines, engines),
+    "engines-default": (read_engines, default_engines),
+    "choices": (read_results, choices),
+    "bench": (read_bench, bench),
+    "bench-full": (read_bench, bench_full),
+    "bench-predictors": (read_bench, bench_predictors),
+    "branches": (read_evidence, branches),
+    "branches-near": (read_evidence, branches_near),
+    "branches-far": (read_evidence, branches_far),
+    "branches-quality": (read_evidence, branches_quality),
+    "stability": (read_stability, stability),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -69,13 +69,42 @@ def summary(results: Sequence[Result]) -> str:
         calibrated, others = by_method(_is("skipcache")), by_method(lambda row: row.library not in ("", "skipcache"))
         margins = [None if x is None or y is None else x - y for x, y in zip(calibrated, others)]
         shown = [calibrated, others, *(by_method(_is(*methods)) for methods in SUMMARY.values())]
-        name = f"{settings['model']}, {settings['scheduler'].upper()} {settings['steps']}"
         hold = _highest(row.psnr for row in rows if row.target == HOLD and row.method == "uniform-hold")
-        lines.append(
-            [name, *map(_numbers, shown[:2]), _numbers(margins, "+"), *map(_numbers, shown[2:]), _numbers([hold])]
-        )
+        first, rest = map(_numbers, shown[:2]), map(_numbers, shown[2:])
+        lines.append([_name(result), *first, _numbers(margins, "+"), *rest, _numbers([hold])])
     heads = ["", "calibrated", "the best other cache", "margin", *SUMMARY, f"Hold at {HOLD:g}x"]
     return markdown(heads, lines) if lines else "\n"
+
+
+def choices(results: Sequence[Result]) -> str:
+    """One row for each model and sampler: PSNR at the headline's target, of each way to get there."""
+    heads = ["", "calibrated", "`speedup=`", "best uniform interval", "best other cache", "fewer steps"]
+    lines = [[_name(result), *_choices(rows_of(result), HEADLINE[1])] for result in results]
+    return markdown(heads, lines) if lines else "\n"
+
+
+def _choices(rows: Sequence[Row], target: float) -> Iterator[str]:
+    rows = [row for row in rows if row.target == target and row.psnr is not None]
+    within = [row for row in rows if not row.is_favoured]
+    yield _best_of(row for row in within if row.method == "skipcache")
+    yield _best_of(row for row in rows if row.method == "speedup")
+    yield _best_of(row for row in within if row.method in SUMMARY["uniform"])
+    yield _best_of((row for row in within if row.library not in ("", "skipcache")), named=True)
+    yield _best_of(row for row in within if row.method == "fewer-steps")
+
+
+def _best_of(rows: Iterable[Row], named: bool = False) -> str:
+    """The highest PSNR, with the compute of a row that has more than the calibrated cache."""
+    best = max(rows, key=lambda row: row.psnr or 0, default=None)
+    if best is None:
+        return "-"
+    more = f"at {best.flop_speedup:.2f}x" if best.is_favoured else best.label if named else ""
+    return f"{best.psnr:.1f}" + (f" ({more})" if more else "")
+
+
+def _name(result: Result) -> str:
+    settings = result["settings"]
+    return f"{settings['model']}, {settings['scheduler'].upper()} {settings['steps']}"
 
 
 def _is(*methods: str) -> Callable[[Row], bool]:

@@ -116,7 +116,7 @@ def test_publish_is_idempotent(checkout, capsys):
 def test_what_publish_refuses(checkout, capsys):
     with pytest.raises(ValueError, match="expected peers"):
         publish([checkout / "docs"], checkout)
-    with pytest.raises(ValueError, match="expected one of peers, peers-summary, peers-full, engines, got 'speed'"):
+    with pytest.raises(ValueError, match=r"expected one of peers, peers-summary, .*, got 'speed'"):
         fill("<!-- table: speed -->\n<!-- end -->", checkout)
     assert main(["publish", "--root", str(checkout / "run")]) == 2
     assert "--root: expected a checkout with README.md" in capsys.readouterr().err

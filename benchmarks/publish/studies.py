@@ -1,0 +1,130 @@
+"""The docs' tables of `skipcache bench`, `skipcache evidence` and `skipcache analyze`, out of their result files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+from skipcache.benchmarks.names.predictors import PREDICTORS, label_of
+from skipcache.benchmarks.show.tables import markdown
+
+Result = dict[str, Any]
+Row = dict[str, Any]
+
+SHOWN = (2, 3, 5)  # intervals of the README's table
+DEFAULT = "damped"
+WAYS: dict[str | None, str] = {**{name: label_of(name) for name in PREDICTORS}, None: "fewer steps"}
+
+
+def bench(results: Sequence[Result]) -> str:
+    """The plain model, and by interval the default predictor beside the plain model at as many block evaluations."""
+    heads = ["", "full / cached steps", "block evaluations", "speedup", "ideal", "PSNR dB", "class accuracy"]
+    lines = [_fidelity(row) for result in results for row in result["rows"] if _is_shown(row)]
+    return markdown(heads, lines) if lines else "\n"
+
+
+def bench_full(results: Sequence[Result]) -> str:
+    """Every row of the run, and those of the model beside it."""
+    heads = ["", "full / cached steps", "block evaluations", "speedup", "ideal", "PSNR dB", "class accuracy"]
+    lines = []
+    for result in results:
+        lines += [_fidelity(row) for row in result["rows"]]
+        beside = [row for row in result["beside"] if row["interval"]]
+        lines += [[f"{result['settings']['beside']}, {row['label']}", *_fidelity(row)[1:]] for row in beside]
+    return markdown(heads, lines) if lines else "\n"
+
+
+def bench_predictors(results: Sequence[Result]) -> str:
+    """PSNR by interval and predictor, and that of the plain model with fewer steps."""
+    lines = []
+    for rows in (result["rows"] for result in results):
+        for interval in sorted({row["group"] for row in rows if row["group"] > 1}):
+            found = {row["predictor"]: row for row in rows if row["group"] == interval}
+            lines.append([f"interval {interval}", *(_psnr(found[name]) if name in found else "-" for name in WAYS)])
+    return markdown(["", *WAYS.values()], lines) if lines else "\n"
+
+
+def _is_shown(row: Row) -> bool:
+    return row["group"] == 0 or (row["group"] in SHOWN and row["predictor"] in (DEFAULT, None))
+
+
+def _fidelity(row: Row) -> list[str]:
+    label = row["label"].partition(",")[0] if row["group"] and row["predictor"] == DEFAULT else row["label"]
+    return [
+        label,
+        f"{row['full_steps']} / {row['cached_steps']}",
+        str(row["blocks"]),
+        f"{row['speedup']:.2f}x",
+        f"{row['ideal']:.2f}x",
+        _psnr(row),
+        f"{row['class_accuracy']:.0%}",
+    ]
+
+
+def _psnr(row: Row) -> str:
+    if row["exact"]:
+        return "exact"
+    return "-" if row["psnr"] is None else f"{row['psnr']:.1f} ± {row['psnr_error']:.1f}"
+
+
+def branches(results: Sequence[Result]) -> str:
+    """By model and predictor PSNR at the intervals of the README, for each number of units kept."""
+    return _branches(results, lambda settings: [(keep, i) for keep in settings["keep"] for i in SHOWN])
+
+
+def branches_near(results: Sequence[Result]) -> str:
+    return _branches(results, lambda settings: [(settings["keep"][0], i) for i in settings["intervals"]])
+
+
+def branches_far(results: Sequence[Result]) -> str:
+    return _branches(results, lambda settings: [(settings["keep"][-1], i) for i in settings["intervals"]])
+
+
+Columns = Callable[[dict[str, Any]], list[tuple[int, int]]]  # settings -> (units kept, interval)
+
+
+def _branches(results: Sequence[Result], columns: Columns) -> str:
+    tables = ""
+    for result in results:
+        settings = result["settings"]
+        chosen = columns(settings)
+        lines = []
+        for predictor in settings["predictors"]:
+            for model in settings["models"]:
+                psnr = {
+                    (row["keep"], row["interval"]): row["psnr"]
+                    for row in result["fidelity"]
+                    if (row["model"], row["predictor"]) == (model, predictor)
+                }
+                lines.append([f"{model}, {label_of(predictor)}", *(_spread(psnr[place]) for place in chosen)])
+        tables += markdown(["", *(f"keep={keep}, interval {i}" for keep, i in chosen)], lines)
+    return tables or "\n"
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{mean(values):.1f} ± {stdev(values):.1f}"
+
+
+def branches_quality(results: Sequence[Result]) -> str:
+    """What uncached samples are like."""
+    lines = [
+        [row["model"], f"{row['class_accuracy']:.1%}", ", ".join(f"{d:.2f}" for d in row["frechet"])]
+        for result in results
+        for row in result["quality"]
+    ]
+    return markdown(["", "class accuracy", "Frechet distance, two seeds"], lines) if lines else "\n"
+
+
+def stability(results: Sequence[Result]) -> str:
+    """The first, the middle and the last block of each model: mean change by step, and under noise on the input."""
+    measures, blocks = ("change by step", "under noise"), ("first block", "middle", "last")
+    heads = ["", *(f"{block}, {measure}" for measure in measures for block in blocks)]
+    lines = [[found["model"], *_changes(found)] for result in results for found in result["models"]]
+    return markdown(heads, lines) if lines else "\n"
+
+
+def _changes(found: dict[str, Any]) -> Iterator[str]:
+    for name in ("change", "perturbed"):
+        rows = found[name]
+        yield from (f"{mean(row):.2%}" for row in (rows[0], rows[len(rows) // 2], rows[-1]))
