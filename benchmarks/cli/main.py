@@ -20,7 +20,7 @@ EXTRAS = {  # modules -> the extra that installs them
     **dict.fromkeys(("diffusers", "matplotlib", "safetensors", "sklearn", "torchmetrics"), "bench"),
     "cache_dit": "peers",
 }
-NO_MEMORY = ("alloc", "out of memory")  # in what torch raises as RuntimeError
+NO_MEMORY = ("allocate memory", "out of memory")  # in what torch raises as RuntimeError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,7 +79,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _fail(message: str) -> int:
-    print(f"skipcache: error: {message}", file=sys.stderr)
+    print(f"skipcache: error: {' '.join(message.split())}", file=sys.stderr)
     return 2
 
 

@@ -32,7 +32,7 @@ ENGINES = ("hooks", "fx")
 
 @dataclass(frozen=True)
 class Run:
-    """Seconds of a whole run, and of each step the model's own."""
+    """Seconds of a whole run, and those of the model at each step."""
 
     seconds: float
     steps: list[float]
@@ -143,7 +143,7 @@ class PresetBench:
         return int(torch.cuda.max_memory_allocated(self.device))
 
     def _syncs(self, pipe: TimedPipeline) -> float | None:
-        """Waits of the host for the device by step, those of the sampler among them; the last one is the result's."""
+        """Synchronisations of host and device per step, the sampler's included; that of the result is left out."""
         if self.device.type != "cuda":
             return None
         with counted_syncs() as messages:

@@ -18,10 +18,13 @@ from skipcache.benchmarks.show.tables import markdown, new_table
 
 @dataclass(frozen=True)
 class PresetRow:
-    """An engine at an interval, `against` the plain model as it is or, for a compiled engine, compiled.
+    """An engine at an interval.
 
-    The first, a full and a cached step are in plain steps; `over_hooks` is, by round, a cached step of the hooks over
-    one of this engine. Memory is in bytes, at its peak during a run; it and the synchronisations are None but on cuda.
+    Attributes:
+        against: what it is compared with: the plain model, which is compiled where the engine is.
+        first_step, full_step, cached_step: times, in steps of the plain model.
+        over_hooks: for each round, the time of a cached step of the hooks over that of this engine.
+        peak_memory, plain_peak_memory: bytes; None except on cuda, as are the synchronisations.
     """
 
     label: str
@@ -48,7 +51,7 @@ class PresetRow:
 
 
 def result_name(device: torch.device, settings: EnginesSettings) -> str:
-    """`<device>-<preset>`, and what else departs from the default."""
+    """`<device>-<preset>`, and the settings that are not the default."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     parts = [re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"), settings.preset]
     if settings.keep != EnginesSettings.keep:
@@ -57,7 +60,7 @@ def result_name(device: torch.device, settings: EnginesSettings) -> str:
 
 
 def preset_table(rows: Sequence[PresetRow], settings: EnginesSettings, facts: Mapping[str, Any]) -> Table:
-    """The columns of the device's memory and waits are there where they were read."""
+    """Memory and synchronisations have columns only on cuda."""
     title = f"{settings.preset}, {settings.steps} DDIM steps, batch {facts['batch']}, {facts['dtype']}"
     table = new_table(title, gap=1)
     read = any(row.peak_memory is not None for row in rows)

@@ -74,7 +74,7 @@ def _show(pair: Sequence[Axes], row: Tensor, reference: Tensor, label: str) -> N
 
 
 def _caption(row: Row) -> str:
-    """A plain rival of a stochastic sampler has drawn other noise: no distance to the uncached samples."""
+    """Without PSNR for a plain rival of a stochastic sampler: it has drawn other noise."""
     return f"{row.label}\n{row.speedup:.2f}x" + (f", {row.psnr:.1f} dB" if row.psnr is not None else "")
 
 
@@ -104,7 +104,7 @@ def draw_fidelity(path: Path, rows: Sequence[Row], title: str, beside: str = "",
 
 
 def _draw_line(axis: Axes, points: Sequence[Row], numbered: bool, style: tuple[str, str, str]) -> None:
-    """Numbers stand inside the markers, of two lines only: the others have the same intervals, and lie closer."""
+    """Numbers stand inside the markers, but only of two lines: the others have the same intervals."""
     colour, marker, label = style
     axis.errorbar(
         [r.speedup for r in points],

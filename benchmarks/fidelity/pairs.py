@@ -1,4 +1,4 @@
-"""Run variants against the plain pipeline, in pairs: every run is timed, and every run's samples count.
+"""Runs variants and the plain pipeline in pairs. Every run is timed, and the samples of every run count.
 
 Plain and variant alternate, and so does which of them goes first, because a shared machine drifts by more
 than what is measured; the speedup is the median of the pairs' ratios.
@@ -23,7 +23,7 @@ from skipcache.benchmarks.sampling.pipelines import ReferencePipeline
 
 @dataclass(frozen=True)
 class Measured:
-    """A variant's samples beside the plain ones, of all seeds, and what it took; counts are per run."""
+    """Samples of a variant and of the plain model, of all seeds, and what the variant cost; counts are per run."""
 
     variant: Variant
     samples: Tensor
@@ -85,7 +85,7 @@ class Bench:
         return samples, time.perf_counter() - start
 
     def calls(self, steps: int) -> int:
-        """Calls of the denoiser in a run; more than steps for second-order samplers."""
+        """Calls of the denoiser in a run: more than the steps for second-order samplers."""
         self.plain.scheduler.set_timesteps(steps)
         return len(self.plain.scheduler.timesteps)
 

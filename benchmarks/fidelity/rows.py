@@ -1,4 +1,4 @@
-"""What was measured, as plain data: the rows of the table, and `results.json` to repeat it by."""
+"""What was measured, as plain data: the rows of the table, and `results.json`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from skipcache.benchmarks.show.json_file import describe_device, write_json
 
 @dataclass(frozen=True)
 class Row:
-    """`psnr` is None where samples cannot be compared, and where they are equal (`exact`)."""
+    """A line of the table. `psnr` is None where samples cannot be compared, and where they are equal (`exact`)."""
 
     label: str
     group: int  # the interval, or for a plain rival the interval whose block evaluations it has

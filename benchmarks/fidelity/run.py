@@ -62,7 +62,7 @@ def run_bench(settings: BenchSettings, console: Console) -> None:
 
 @dataclass(frozen=True)
 class Beside:
-    """A second model in the same run, by Hold alone, at the interval nearest 3 and at the largest."""
+    """A second model in the same run, with Hold, at the interval nearest 3 and at the largest."""
 
     reference: Reference
     bench: Bench
@@ -77,7 +77,7 @@ class Beside:
 
 
 def make_bench(settings: BenchSettings, reference: Reference) -> Bench:
-    """Both pipelines, with settings that the library refuses found before minutes are spent."""
+    """Both pipelines. Settings that the library refuses are found here, before minutes are spent."""
     device = torch.device(settings.device)
     dtype = getattr(torch, settings.dtype)
     plain, other = (_pipeline(reference, settings, device, dtype) for _ in range(2))

@@ -14,7 +14,7 @@ from skipcache.benchmarks.sampling.pipelines import ReferencePipeline
 
 @dataclass(frozen=True)
 class Variant:
-    """`interval` set: skipcache. `interval` None: the plain model with `steps` sampler steps."""
+    """One thing to measure: skipcache at an interval, or with `interval` None the plain model with `steps` steps."""
 
     steps: int
     interval: int | None = None
@@ -40,13 +40,13 @@ class Variant:
 
 
 def telling(intervals: Iterable[int]) -> list[int]:
-    """Two intervals are enough to see: the one nearest 3, and the largest."""
+    """The two intervals that pictures show: the one nearest 3, and the largest."""
     cached = sorted(n for n in intervals if n > 1)
     return sorted({min(cached, key=lambda n: abs(n - 3)), cached[-1]}) if cached else []
 
 
 def variants(settings: BenchSettings, depth: int, calls: Callable[[int], int]) -> list[Variant]:
-    """interval 1 (the price of being attached), then each interval's predictors and its plain rival.
+    """Interval 1, which shows the overhead, then for each interval its predictors and its plain rival.
 
     `calls(steps)` is how often a run of so many sampler steps calls the denoiser.
     """

@@ -103,7 +103,7 @@ def _on_meta(cls: Any, config: dict[str, Any]) -> nn.Module:
 
 
 def _said(error: Exception) -> str:
-    """Some exceptions bring no words along, as NotImplementedError does."""
+    """The message of the error, or its class where it has none."""
     return str(error).strip() or type(error).__name__
 
 

@@ -55,7 +55,8 @@ def _stack_table(model: nn.Module, stack: skipcache.Stack, plan: skipcache.Plan)
     for name, units, fate in parts:
         paths = [path for unit in units for path in stack.units[unit]]
         table.add_row(name, str(len(units)), "\n".join(_ranges(model, paths)), fate)
-    table.caption = f"sample: {stack.sample}, timestep: {stack.timestep}, default reuse: {stack.reuse}"
+    own = "of its own" if stack.native_skips else "none of its own"
+    table.caption = f"sample: {stack.sample}, timestep: {stack.timestep}, skip branches: {own}"
     return table
 
 

@@ -40,7 +40,7 @@ class BenchSettings(Checked):
     keep: tuple[int, int] = shared.keep()
     seeds: tuple[int, ...] = shared.seeds((0, 1, 2, 3, 4), "one pair of runs for each")
     device: str = option("cpu", "cpu, cuda, cuda:1 or mps", check=a_usable_device)
-    dtype: str = option("float32", "of weights and features", choices=common.DTYPES)
+    dtype: str = option("float32", "of weights and features", choices=shared.DTYPES)
     threads: int | None = shared.threads()
     out: Path = shared.out("bench-out")
 

@@ -83,6 +83,13 @@ def a_usable_device(name: str, device: str) -> None:
         raise ValueError(f"{name}: expected one torch can use, got {device!r}; try cpu. {reason}") from None
 
 
+def a_backend(name: str, backend: str) -> None:
+    """One of torch.compile's."""
+    known = torch.compiler.list_backends(exclude_tags=())
+    if backend not in known:
+        raise ValueError(f"{name}: expected a backend of torch.compile, got {backend!r}; one of {', '.join(known)}")
+
+
 def both_ends(keep: Sequence[int]) -> tuple[int, int]:
     """One number for both ends of the stack, or one for each."""
     if len(keep) not in (1, 2):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from skipcache.benchmarks.names.presets import PRESETS
 from skipcache.benchmarks.options import shared
-from skipcache.benchmarks.options.checks import Checked, a_folder, a_usable_device
+from skipcache.benchmarks.options.checks import Checked, a_backend, a_folder, a_usable_device
 from skipcache.benchmarks.options.option import option, positional
 
 
@@ -17,7 +17,12 @@ class EnginesSettings(Checked):
 
     preset: str = positional("a real size with random weights, or a reference denoiser", choices=PRESETS)
     compile: str | None = option(
-        None, "compile the plain model and fx; inductor by default", metavar="BACKEND", nargs="?", const="inductor"
+        None,
+        "compile the plain model and fx; inductor by default",
+        metavar="BACKEND",
+        nargs="?",
+        const="inductor",
+        check=a_backend,
     )
     steps: int = shared.steps()
     batch: int | None = shared.batch(
@@ -34,7 +39,7 @@ class EnginesSettings(Checked):
     )
     device: str = option("cpu", "cpu, cuda, cuda:1 or mps", check=a_usable_device)
     dtype: str | None = option(
-        None, "of weights and features", choices=common.DTYPES, shown="float32; bfloat16 on cuda"
+        None, "of weights and features", choices=shared.DTYPES, shown="float32; bfloat16 on cuda"
     )
     threads: int | None = shared.threads()
     out: Path = shared.out("bench-out")

@@ -30,7 +30,7 @@ def dbcache(task: Task, calibrator: str | None, **config: Any) -> ReferencePipel
 
 
 def _quiet() -> None:
-    """Its loggers print every setting of every copy to stdout."""
+    """Silences its loggers, which print every setting of every copy."""
     for name, logger in logging.root.manager.loggerDict.items():
         if name.lower().startswith(("cache_dit", "cache-dit")) and isinstance(logger, logging.Logger):
             logger.setLevel(logging.ERROR)

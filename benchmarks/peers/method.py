@@ -49,7 +49,7 @@ class Method(Protocol):
         """The lines that a user writes for it, beyond loading the model and sampling: one for each statement."""
 
     def note(self, task: Task) -> str:
-        """What the reader of its row has to know; "" for nothing."""
+        """A note for the reader of its row; "" for none."""
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Task:
             self.plain_calibration = self.calibration_run(self.plain)
 
     def timesteps_of(self, steps: int) -> list[float]:
-        """At which a run of so many steps calls the denoiser."""
+        """The timesteps at which a run of so many steps calls the denoiser."""
         scheduler = make_scheduler(self.settings.scheduler, self.prediction)
         scheduler.set_timesteps(steps)
         timesteps: list[float] = scheduler.timesteps.tolist()

@@ -16,7 +16,7 @@ CALIBRATION_SAMPLES = 8
 
 
 def calibrate(task: Task, target: float) -> skipcache.Calibration:
-    """The one place where the benchmark chooses how skipcache is calibrated."""
+    """How the benchmark calibrates skipcache; used wherever it does."""
     pipe = task.pipe()
     run = lambda: task.calibration_run(pipe, batch=CALIBRATION_SAMPLES)  # noqa: E731
     return skipcache.calibrate(pipe, run, speedup=target, progress=False)
@@ -72,7 +72,7 @@ class Uniform:
 
 
 def intervals(timesteps: Sequence[float]) -> list[Setting]:
-    """Longer and longer intervals, each at first with many full steps at the end: from least to most saving."""
+    """Settings from least to most saving: rising intervals, each with fewer and fewer full steps at the end."""
     found: dict[int, Setting] = {}  # by number of full steps
     for interval in range(2, len(timesteps) // 2 + 1):
         for last in range(len(timesteps) // 2, len(timesteps)):
@@ -117,7 +117,7 @@ def speedup(**named: str) -> Knob:
 
 
 def _speedups(task: Task) -> list[float]:
-    """One for each number of full steps, down to those that are left whatever is asked for."""
+    """One for each number of full steps, down to the fewest that `Spread` allows."""
     fewest = len(skipcache.Spread.reaching(task.calls, 0, 1).places(task.calls))
     return [task.calls / full for full in range(task.calls, fewest - 1, -1)]
 

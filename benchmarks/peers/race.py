@@ -1,4 +1,4 @@
-"""Contenders, all on at once on copies of their own, take turns beside the plain pipeline, seed by seed."""
+"""Runs all methods in turns with the plain pipeline, seed by seed. Each method has its own copy of the model."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def enter(task: Task, method: Method, setting: Setting) -> Contender:
 
 
 def plain_work(task: Task) -> tuple[int, int]:
-    """(FLOPs, bytes) of a plain run: what every contender's are compared with."""
+    """(FLOPs, bytes) of a plain run, with which those of the contenders are compared."""
     first = task.settings.seeds[0]
     with holding() as held:
         pipe = task.pipe()

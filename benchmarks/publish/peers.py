@@ -37,7 +37,7 @@ def headline(results: Sequence[Result]) -> str:
 
 
 def _best(row: Row | None) -> float:
-    """Those with more compute than skipcache's stand behind, and behind them those that do not run."""
+    """Sort key: methods with more compute than skipcache's come later, and methods that do not run last."""
     if row is None or row.psnr is None:
         return -1000.0
     return row.psnr - (500.0 if row.is_favoured else 0.0)
@@ -112,7 +112,7 @@ def _is(*methods: str) -> Callable[[Row], bool]:
 
 
 def _fidelities(rows: Sequence[Row], targets: Sequence[float], counts: Callable[[Row], bool]) -> list[float | None]:
-    """By target the best of the rows that count; fewer steps are given more compute, and count all the same."""
+    """For each target the best of the rows that count. Fewer steps count too, although they have more compute."""
     within = [row for row in rows if counts(row) and not row.is_favoured]
     return [_highest(row.psnr for row in within if row.target == target) for target in targets]
 

@@ -28,7 +28,7 @@ def reference() -> Reference:
 
 
 def build() -> nn.Module:
-    """The settings of Latte-1, but for the sizes: 8 frames of 16 tokens of 4x4 pixels."""
+    """The settings of Latte-1, except for the sizes: 8 frames of 16 tokens of 4x4 pixels."""
     model = LatteTransformer3DModel(
         num_attention_heads=4,
         attention_head_dim=24,

@@ -28,7 +28,7 @@ def reference() -> Reference:
 
 
 def build() -> nn.Module:
-    """As deep as a real one, and narrow: 16 tokens of 4x4 pixels need no more."""
+    """As deep as a real one, but narrow: that is enough for 16 tokens of 4x4 pixels."""
     model = PixArtTransformer2DModel(
         num_attention_heads=4,
         attention_head_dim=18,
@@ -47,7 +47,7 @@ def build() -> nn.Module:
 
 @torch.no_grad()
 def start_as_identity(model: PixArtTransformer2DModel | LatteTransformer3DModel) -> None:
-    """adaLN-Zero (arXiv 2212.09748) in adaLN-single's form, and no word from the caption, as PixArt starts."""
+    """adaLN-Zero (arXiv 2212.09748) in the form of adaLN-single. Cross attention starts at zero, as in PixArt."""
     linears = [model.adaln_single.linear, model.proj_out]
     for block in model.transformer_blocks:
         block.scale_shift_table.zero_()

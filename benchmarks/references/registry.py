@@ -1,4 +1,4 @@
-"""A reference, or what trains one, by its name."""
+"""Finds a reference, or the task that trains it, by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def find_reference(name: str) -> Reference:
 
 
 def find_task(name: str) -> Task:
-    """What trains a reference, or a judge."""
+    """The task that trains a reference or a judge."""
     if name in JUDGES:
         task: Task = _module(f"judges.{JUDGES[name]}").task()
         return task

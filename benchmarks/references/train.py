@@ -1,4 +1,4 @@
-"""`skipcache train`: a reference model from scratch, with a progress bar; started again, it goes on.
+"""`skipcache train`: trains a reference model from scratch. Started again, it continues.
 
 `torchrun --nproc-per-node 2 -m skipcache.benchmarks train ...` does it on several processes.
 """

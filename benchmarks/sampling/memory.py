@@ -25,7 +25,7 @@ def storages() -> dict[int, int]:
 
 @dataclass
 class Held:
-    """The most bytes in new tensors when the denoiser was called: between steps, when caches are all there is."""
+    """The most bytes in new tensors when the denoiser was called. Between steps only caches are left."""
 
     known: frozenset[int] = field(repr=False)
     bytes: int = 0
@@ -56,7 +56,7 @@ class Held:
 
 @contextmanager
 def holding() -> Iterator[Held]:
-    """All that is made in this context is new: a method, its copy of the modules (the weights are shared), its run."""
+    """What is made in this context counts as new: a method, its copy of the modules, its run. Weights are shared."""
     gc.collect()
     known = frozenset(storages())
     gc.freeze()

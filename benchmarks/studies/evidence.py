@@ -28,7 +28,7 @@ from skipcache.benchmarks.show.tables import new_table
 
 @dataclass(frozen=True)
 class Kept:
-    """How near to a model's own uncached samples its cached ones are: PSNR in dB by seed, at one setting."""
+    """PSNR in dB of a model's cached samples against its own uncached ones, by seed, at one setting."""
 
     model: str
     keep: int
@@ -104,7 +104,7 @@ def _fidelity(reference: Reference, pipe: ReferencePipeline, settings: EvidenceS
 
 
 def _quality(reference: Reference, pipe: ReferencePipeline, settings: EvidenceSettings) -> Quality:
-    """Guidance 1 asks for the data's own distribution: guidance sharpens it, and would be measured instead."""
+    """At guidance 1, where the model draws from the data's distribution; more guidance sharpens it."""
     data, judge = reference.data(), reference.judge()
     labels = balanced(settings.images, data.classes)
     frechet, distances, right = FrechetDistance(judge, data.samples), [], []

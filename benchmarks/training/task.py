@@ -49,7 +49,7 @@ class Task:
 
 
 def shortened(task: Task, steps: int | None) -> Task:
-    """The task and all that follows it with another number of steps; None keeps the recipe's."""
+    """The task, and the tasks after it, with another number of steps; None keeps the recipe's."""
     if steps is None:
         return task
     then = task.then

@@ -1,4 +1,4 @@
-"""Train a small model from scratch, resumably: killed and started again, the run ends with the same bits.
+"""Trains a small model from scratch. A run that is killed and started again ends with the same bits.
 
 Every draw of step k comes from a generator seeded by (seed, k), so a checkpoint needs no random state: model,
 moving average and optimiser are all of it. What is trained is a `Task`: the trainer knows no data, loss or
@@ -76,5 +76,5 @@ def _follow(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
 
 
 def is_first() -> bool:
-    """This process writes and prints."""
+    """Whether this process is the one that writes and prints."""
     return not is_initialized() or get_rank() == 0

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parents[1] / "weights"  # those that ship with the packa
 
 
 def save_weights(model: nn.Module, path: Path, settings: dict[str, Any]) -> None:
-    """Half the size of float32, and no difference that a sample shows."""
+    """In float16: half the size of float32, without a visible difference in samples."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = {
         name: value.detach().to("cpu", torch.float16 if value.is_floating_point() else value.dtype).contiguous()

@@ -63,6 +63,7 @@ def test_bad_options(arguments, message, capsys, tmp_path):
         (["dit-xl-256", "--model", "dit-digits"], "--model: expected an option of `skipcache engines`"),
         (["dit-xl-256", "--targets", "2"], "`skipcache peers` does"),
         (["dit-xl-256", "--intervals", "1"], "--intervals: expected at least 2"),
+        (["dit-xl-256", "--compile", "x"], "--compile: expected a backend of torch.compile, got 'x'"),
     ],
 )
 def test_bad_options_of_engines(arguments, message, capsys, tmp_path):
@@ -99,6 +100,16 @@ def test_missing_extras_say_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr(builtins, "__import__", without)
     assert main(["bench"]) == 2
     assert "pip install 'skipcache[bench]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_what_does_not_fit_into_memory_gets_one_line(error, monkeypatch, capsys):
+    def full(*args):
+        raise error
+
+    monkeypatch.setattr("skipcache.benchmarks.fidelity.run.run_bench", full)
+    assert main(["bench"]) == 2
+    assert "smaller --batch" in capsys.readouterr().err
 
 
 def test_train_refuses_unknown_names(capsys, tmp_path):

@@ -1,4 +1,4 @@
-"""Captions: what they say as attributes, and a small encoder that gives them to a denoiser token by token."""
+"""Captions, their attributes, and a small encoder whose hidden states condition a denoiser."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Captions:
 
 
 class CaptionEncoder(nn.Module):
-    """A transformer of two layers; empty places are read as a word of their own, so that no mask is needed."""
+    """A transformer of two layers. Padding is a word of its own, so that no mask is needed."""
 
     def __init__(self, words: int, length: int, width: int = WIDTH) -> None:
         super().__init__()

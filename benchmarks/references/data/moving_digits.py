@@ -44,7 +44,7 @@ def videos(seed: int = 0, per_caption: int = PER_CAPTION) -> tuple[Tensor, Tenso
 
 
 def draw(labels: Tensor, generator: torch.Generator, held_out: bool = False) -> Tensor:
-    """One video per label: somebody's handwriting, from one of the places that leave room for the motion."""
+    """One video per label: a random image of the digit, which starts where there is room for the motion."""
     digit, motion = captions().attributes[labels].T
     images = _handwriting(digit, generator, held_out)  # (N, 1, 8, 8)
     velocity = torch.tensor(list(MOTIONS.values()))[motion]  # (N, 2)

@@ -1,4 +1,4 @@
-"""Scenes of two shapes on grey, 16x16 RGB, with captions: drawn by formula, as many as one likes. No download."""
+"""Scenes of two shapes on grey, 16x16 RGB, with captions: drawn by formula, in any number. No download."""
 
 from __future__ import annotations
 

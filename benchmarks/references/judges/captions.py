@@ -39,17 +39,17 @@ class CaptionJudge(nn.Module):
         return features
 
     def forward(self, samples: Tensor) -> Tensor:
-        """(N, captions): the largest is the caption whose every attribute is the likeliest."""
+        """Log-likelihood of each caption, (N, captions)."""
         return self.captions.log_likelihood(self.heads(self.features(samples)))
 
     @torch.no_grad()
     def states(self) -> Tensor:
-        """The encoder's hidden states of all captions, and in a last row of the empty one."""
+        """The encoder's hidden states of all captions; the last row is that of the empty caption."""
         states: Tensor = self.encoder(self.captions.tokens)
         return states
 
     def loss(self, samples: Tensor, labels: Tensor) -> Tensor:
-        """Contrast within the batch, where captions that stand there twice are both right, and the attributes."""
+        """Contrastive loss within the batch, plus the loss of the attributes. Equal captions are all right."""
         seen, read = self.features(samples), self.encoder(self.captions.tokens[labels]).mean(1)
         alike = self.sharpness.exp().clamp(max=50) * F.normalize(seen, dim=1) @ F.normalize(read, dim=1).T
         same = (labels[:, None] == labels).float()  # (batch, batch)
@@ -64,7 +64,7 @@ class CaptionJudge(nn.Module):
 
 
 def judge_task(name: str, build: Callable[[], CaptionJudge], draw: Draw, held_out: Draw, recipe: Recipe) -> Task:
-    """`draw` makes a batch of the training set; accuracy is that on samples of `held_out`."""
+    """`draw` makes a batch of the training set; the accuracy is measured on samples of `held_out`."""
 
     def loss(model: nn.Module, generator: torch.Generator, batch: int) -> Tensor:
         samples, labels = draw(generator, batch)
@@ -79,7 +79,7 @@ def judge_task(name: str, build: Callable[[], CaptionJudge], draw: Draw, held_ou
 
 
 def captioned(samples: Tensor, labels: Tensor, judge: CaptionJudge) -> Data:
-    """Samples with their captions' hidden states for conditions."""
+    """Data whose conditions are the hidden states of the captions."""
     return Data(samples, labels, {"encoder_hidden_states": judge.states()}, judge.captions.texts)
 
 

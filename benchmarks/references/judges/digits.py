@@ -1,4 +1,4 @@
-"""A small classifier of the digits: is a sample of the class asked for, and where in feature space is it."""
+"""A small classifier of the digits. It judges the class of a sample, and gives features for distances."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def task() -> Task:
 
 
 def _moved(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Shifted by a fraction of a pixel and noised: 1437 images alone are soon learned by heart."""
+    """Shifted by a fraction of a pixel and noised, because 1437 images are soon learned by heart."""
     n = len(images)
     theta = torch.eye(2, 3).repeat(n, 1, 1)  # (n, 2, 3)
     theta[:, :, 2] = (torch.rand(n, 2, generator=generator) - 0.5) * 0.35  # up to 0.7 of a pixel
