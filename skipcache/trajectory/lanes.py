@@ -1,9 +1,10 @@
 """Lanes: several calls at one step, told apart by their conditioning. Each has its own cached features.
 
 A call takes the lane whose conditioning it shares: the same memory, not written to since, or else equal values in a
-lane that was not called at this step yet. Conditioning that changes on every call (a ControlNet's residuals) is found
-out at the second step at which no lane has it. From then on the rest decides, and where nothing is left, the order of
-calls.
+lane that was not called at this step yet. The model's state must be the same, and the sample must go on from the lane's
+last one, where it can be read: equal conditioning alone is not identity. Conditioning that changes on every call (a
+ControlNet's residuals) is found out at the second step at which no lane has it. From then on the rest decides, and
+where nothing is left, the order of calls.
 """
 
 from __future__ import annotations
@@ -15,31 +16,55 @@ from torch import Tensor
 
 from skipcache.trajectory.cache import FeatureCache
 from skipcache.trajectory.call import Call
+from skipcache.trajectory.continuity import RECENT, bound
 from skipcache.trajectory.drift import farthest
-from skipcache.trajectory.mark import Mark
+from skipcache.trajectory.mark import Mark, angle
 
 MAX_LANES = 8
 
 
 @dataclass(eq=False)
 class Lane:
-    """Who is called: the conditioning and the sample at the last call, and the step of it. `cache` is what it holds."""
+    """Who is called: the model's state, the conditioning and the sample at the last call, and the step of it.
+
+    `cache` is what it holds. `seen` is the sample as it was, where samples are evidence; `angles` are those by which it
+    turned at the last steps.
+    """
 
     context: str | None
     structure: Hashable
+    state: Hashable
     conditioning: tuple[Mark, ...]
     cache: FeatureCache
     step: int = -1
     sample: Mark | None = None
+    seen: tuple[Tensor, ...] | None = None
+    angles: list[float] = field(default_factory=list)
 
     @classmethod
     def of(cls, call: Call, follows: bool = False) -> Lane:
-        return cls(call.context, call.structure, tuple(map(Mark.of, call.conditioning)), FeatureCache(follows))
+        marks = tuple(map(Mark.of, call.conditioning))
+        return cls(call.context, call.structure, call.state, marks, FeatureCache(follows))
 
-    def enter(self, call: Call, step: int) -> None:
-        """The lane is called at `step`."""
+    def enter(self, call: Call, step: int, evidence: bool) -> None:
+        """The lane is called at `step`. `evidence`: samples may be read, and tell runs apart."""
+        turned = self.turned(call) if evidence else None
+        if turned is not None:
+            self.angles = [*self.angles, turned][-RECENT:]
         self.conditioning = tuple(map(Mark.of, call.conditioning))
         self.sample, self.step = Mark.of(call.sample), step
+        self.seen = tuple(x.detach().clone() for x in call.samples) if evidence else None
+
+    def turned(self, call: Call) -> float | None:
+        """The angle, in radians, from the lane's last sample to the call's; None where it is not known."""
+        if self.seen is None or [x.shape for x in self.seen] != [x.shape for x in call.samples]:
+            return None
+        return max(float(angle(before, after)) for before, after in zip(self.seen, call.samples))
+
+    def goes_on(self, call: Call) -> bool:
+        """The call's sample may be the lane's next one; true where nothing is known of it."""
+        turned = self.turned(call)
+        return turned is None or turned <= bound(self.angles)
 
     def misses(self, call: Call, leaves: Iterable[int], by_value: bool = False) -> set[int]:
         """Those of `leaves`, indices into the call's conditioning, that are not this lane's."""
@@ -118,17 +143,23 @@ class Lanes:
         evidence = self._evidence.get(call.structure) or Evidence()
         known = self._like(call)
         leaves = set(range(len(call.conditioning)))
-        for lane in known:
-            if not lane.misses(call, leaves):
-                return Found(lane, evidence.with_proven(leaves if last_step >= 0 else set()))
         waiting = [lane for lane in known if lane.step != step]
+        proven = evidence.with_proven(leaves if last_step >= 0 else set())
+        same = [lane for lane in waiting if not lane.misses(call, leaves)]
+        nearest = _nearest(call, same)
+        if nearest is not None:
+            return Found(nearest, proven)
+        called = [lane for lane in known if lane.step == step and not lane.misses(call, leaves)]
+        if called:
+            return Found(_nearest(call, called) or called[0], proven)
+        if same:
+            return Found(None, evidence)
         if self._crowded:
-            return Found(_by_value(call, waiting, Evidence()), evidence)
-        if call.context is not None and waiting and not waiting[0].misses(call, evidence.proven, by_value=True):
-            return Found(waiting[0], evidence)
-        lane = _by_value(call, waiting, evidence)
-        if lane is not None:
-            return Found(lane, evidence.with_proven(leaves - evidence.volatile))
+            return Found(_nearest(call, _by_value(call, waiting, Evidence())), evidence)
+        equal = _by_value(call, waiting, evidence)
+        if equal:
+            nearest = _nearest(call, equal)
+            return Found(nearest, evidence if nearest is None else evidence.with_proven(leaves - evidence.volatile))
         return self._without_volatile(call, waiting, evidence, last_step)
 
     def _without_volatile(self, call: Call, waiting: list[Lane], evidence: Evidence, last_step: int) -> Found:
@@ -147,15 +178,17 @@ class Lanes:
         recent = [lane for lane in waiting if lane.step == last_step]
         gone = lagging if after.volatile else ()
         if after.volatile != leaves:
-            lane = _by_value(call, recent, after) if found_out else None
+            lane = _nearest(call, _by_value(call, recent, after)) if found_out else None
             known = after if lane is None else after.with_proven(leaves - after.volatile)
             return Found(lane, known, gone)
         # The order of calls is all that is left. Where their number has changed it says nothing: one full step for all.
         doubtful = tuple(recent) if lagging and not found_out else ()
-        return Found(recent[0] if recent else None, after, gone, doubtful)
+        return Found(recent[0] if recent and recent[0].goes_on(call) else None, after, gone, doubtful)
 
     def _like(self, call: Call) -> list[Lane]:
-        return [lane for lane in self.all if lane.context == call.context and lane.structure == call.structure]
+        """The lanes of the same context, structure and state of the model."""
+        mine = (call.context, call.structure, call.state)
+        return [lane for lane in self.all if (lane.context, lane.structure, lane.state) == mine]
 
     def _behind_nothing(self, call: Call) -> tuple[Lane, ...]:
         """The lanes like `call` whose last call was no recorded full step."""
@@ -193,8 +226,15 @@ class Lanes:
         return [x for lane in self.all for x in lane.cache.tensors]
 
 
-def _by_value(call: Call, waiting: list[Lane], evidence: Evidence) -> Lane | None:
-    """The first lane that has equal values of all leaves that are not volatile."""
+def _by_value(call: Call, waiting: list[Lane], evidence: Evidence) -> list[Lane]:
+    """The lanes that have equal values of all leaves that are not volatile."""
     steady = set(range(len(call.conditioning))) - evidence.volatile
-    fitting = (lane for lane in waiting if not lane.misses(call, steady, by_value=True))
-    return next(fitting, None) if steady else None
+    return [lane for lane in waiting if not lane.misses(call, steady, by_value=True)] if steady else []
+
+
+def _nearest(call: Call, lanes: list[Lane]) -> Lane | None:
+    """Of lanes with the call's conditioning, the one whose sample goes on here; the first where none is known."""
+    turns = [(lane.turned(call), i) for i, lane in enumerate(lanes)]
+    known = [(turned, i) for turned, i in turns if turned is not None and turned <= bound(lanes[i].angles)]
+    unknown = [lane for lane, (turned, _) in zip(lanes, turns) if turned is None]
+    return lanes[min(known)[1]] if known else next(iter(unknown), None)

@@ -57,6 +57,10 @@ class Unknown:
     """Only reading the device could tell."""
 
 
+class Repeat:
+    """The call repeats one of this step: same sample, timestep and conditioning. It must leave no trace."""
+
+
 Advance = Ahead | NewRun | Unknown
 
 
@@ -65,7 +69,7 @@ class Place:
     """Where a call belongs: its lane, None for an unseen one, and how far it is from the last call."""
 
     lane: Lane | None
-    advance: Ahead | NewRun
+    advance: Ahead | NewRun | Repeat
     instant: Instant
 
 
@@ -105,10 +109,15 @@ class Trajectory:
         self._sample: Hashable = None
         self._in_turns = False  # another run seems to be called in turns with this one
 
-    def visit(self, call: Call, schedulers: Sequence[Any] = ()) -> Visit:
-        """Where `call` stands. The lane is entered, so that another call of it is known as another step."""
+    def visit(self, call: Call, schedulers: Sequence[Any] = ()) -> Visit | None:
+        """Where `call` stands; None for one that repeats another call of its step, and must run plain.
+
+        The lane is entered, so that another call of it is known as another step.
+        """
         last = self.at
         place = self._place(call, self.clock.read(call, list(schedulers), last.instant if last else None))
+        if isinstance(place.advance, Repeat):
+            return None
         if isinstance(place.advance, NewRun):
             place = self._begin(call, place)
         assert isinstance(place.advance, Ahead)
@@ -116,7 +125,7 @@ class Trajectory:
         at = self._open_step(place.instant, place.advance.steps) if opens or self.at is None else self.at
         full = self._decide(call, at, place.lane, opens)
         lane = place.lane or self.lanes.add(call)
-        lane.enter(call, at.index)
+        lane.enter(call, at.index, self._samples_tell(call, place.instant))
         return Visit(lane, at, full, opens)
 
     def record(self, visit: Visit, H: Streams | None, D: Streams) -> None:
@@ -188,6 +197,9 @@ class Trajectory:
             return Place(None, advance, instant)
         same_step = isinstance(advance, Unknown) or advance.steps == 0
         at, before = (last.index, last.before) if same_step else (last.index + 1, last.index)
+        repeated = same_step and any(_repeats(lane, call) for lane in self.lanes.all if lane.step == last.index)
+        if repeated and isinstance(advance, Ahead):
+            return Place(None, Repeat(), instant)
         lane = self.lanes.take(call, at, before)
         if isinstance(advance, Unknown):
             advance = Ahead(0) if lane is not None else self._ahead(instant, last.instant, read=True)
@@ -222,6 +234,8 @@ class Trajectory:
         on, new = Place(lane, Ahead(1), instant), Place(lane, NewRun(), instant)
         if lane.sample is None or lane.sample.same(call.sample):
             return new
+        if not lane.goes_on(call) and last.before >= 0:
+            return Place(None, Ahead(0), instant)  # a tile of one image, or a request of the same text
         if instant.is_dark and not (last.instant.mark.is_sure and last.instant.mark.same(instant.mark.value)):
             return on
         if instant.run is not None and instant.position is not None:
@@ -241,3 +255,16 @@ class Trajectory:
             self.clock.forget()
             instant = Instant.of(call.timestep)
         return Place(None, Ahead(1), instant)
+
+    @staticmethod
+    def _samples_tell(call: Call, instant: Instant) -> bool:
+        """Samples may be read without a wait for a device, and each goes on from the one before."""
+        return on_host(call.sample) and not call.sample.is_meta and not (instant.run and instant.run.renoises)
+
+
+def _repeats(lane: Lane, call: Call) -> bool:
+    """The call has the lane's sample and conditioning: the same ones, or equal ones where they can be read."""
+    if (lane.context, lane.structure) != (call.context, call.structure) or lane.sample is None:
+        return False
+    leaves = range(len(call.conditioning))
+    return lane.sample.same_or_equal(call.sample) and not lane.misses(call, leaves, by_value=on_host(call.sample))

