@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from skipcache.blocks.override import Override
+from skipcache.blocks.override import Override, is_class_forward
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _ADAPTER = ("_disable_adapters", "_active_adapter", "merged_adapters", "scaling")  # of peft's layers
@@ -84,17 +84,17 @@ class ModelState:
         self._value = (
             tuple(map(id, held)),
             self._writes(held),
-            tuple((id(m), id(f)) for m, f in ((m, _foreign(f)) for m, f in forwards) if f is not None),
+            tuple((id(m), id(f)) for m, f in ((m, _foreign(f, m)) for m, f in forwards) if f is not None),
             tuple(key for hooks in self._hooks for key in hooks),
             adapters,
         )
 
 
-def _foreign(forward: Any) -> Any:
-    """What stands under our own overrides, which come and go."""
+def _foreign(forward: Any, module: nn.Module) -> Any:
+    """What stands under our own overrides, which come and go; None for the class's own forward."""
     while isinstance(forward, Override):
         forward = forward.previous
-    return forward
+    return None if is_class_forward(forward, module) else forward
 
 
 def _shown(module: nn.Module) -> Hashable:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from skipcache.trajectory.cache import FeatureCache
 from skipcache.trajectory.call import Call
-from skipcache.trajectory.continuity import RECENT, bound
+from skipcache.trajectory.continuity import FIRST, RECENT, bound
 from skipcache.trajectory.drift import farthest
 from skipcache.trajectory.mark import Mark, angle
 
@@ -61,6 +61,13 @@ class Lane:
             return None
         return max(float(angle(before, after)) for before, after in zip(self.seen, call.samples))
 
+    def moved(self, call: Call, leaf: int) -> float:
+        """The angle by which a leaf of the conditioning has turned; more than any for what has none."""
+        before, after = self.conditioning[leaf].as_it_was, call.conditioning[leaf]
+        if before is None or not isinstance(after, Tensor) or not after.is_floating_point():
+            return 4.0
+        return float(angle(before, after)) if before.shape == after.shape else 4.0
+
     def goes_on(self, call: Call) -> bool:
         """The call's sample may be the lane's next one; true where nothing is known of it."""
         turned = self.turned(call)
@@ -78,8 +85,8 @@ class Evidence:
 
     Attributes:
         proven: leaves that some lane had again at a later step.
-        missed: leaves that no lane had, with the step at which that was first seen.
-        volatile: leaves that no lane had at two steps: they change on every call.
+        missed: leaves that no lane had, but that had moved only a little, with the step at which that was first seen.
+        volatile: leaves of which that is so at two steps: they change on every call. Another text moves far.
     """
 
     proven: set[int] = field(default_factory=set)
@@ -87,7 +94,7 @@ class Evidence:
     volatile: set[int] = field(default_factory=set)
 
     def with_misses(self, missed: set[int], last_step: int) -> Evidence:
-        """What is known after a call whose leaves `missed` were no lane's."""
+        """What is known after a call whose leaves `missed` had moved a little."""
         first, volatile = dict(self.missed), set(self.volatile)
         for i in missed - self.proven:
             if first.setdefault(i, last_step) != last_step:
@@ -172,7 +179,8 @@ class Lanes:
             doubtful = self._behind_nothing(call) if evidence.volatile == leaves else ()
             return Found(None, evidence, untrusted=doubtful)
         missed = set.intersection(*(lane.misses(call, leaves - evidence.volatile, by_value=True) for lane in waiting))
-        after = evidence.with_misses(missed, last_step)
+        little = {i for i in missed if min(lane.moved(call, i) for lane in waiting) <= FIRST}
+        after = evidence.with_misses(little, last_step)
         found_out = len(after.volatile) > len(evidence.volatile)
         lagging = tuple(lane for lane in waiting if lane.step < last_step)
         recent = [lane for lane in waiting if lane.step == last_step]

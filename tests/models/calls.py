@@ -13,6 +13,16 @@ def tensor(*shape, dtype=torch.float32):
     return torch.randn(shape or (2, 64), dtype=dtype)
 
 
+class Near:
+    """Values that change a little on each call, as a ControlNet's residuals do."""
+
+    def __init__(self):
+        self.base = tensor()
+
+    def __call__(self):
+        return self.base + 0.2 * tensor()
+
+
 class Denoiser:
     """Stands for a model: makes the call, and records random features where the visit is full.
 

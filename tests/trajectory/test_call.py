@@ -65,12 +65,10 @@ def test_arguments_by_name_and_by_place_are_the_same():
 
 @pytest.mark.parametrize("lanes", [1, 2])
 def test_conditioning_that_is_rewritten_in_place(lanes):
-    """One buffer for all calls: its memory tells nothing; the order of calls does from the third step on."""
+    """One buffer for all calls: what it held before is lost, so that nothing tells a lane."""
     model, buffer = Denoiser(Interval(5)), tensor()
     for step, t in enumerate(range(900, 100, -100)):
-        found = [model(t, buffer.normal_()) for _ in range(lanes)]
-        assert [f[:2] for f in found] == [(step, step % 5 == 0 or step == 1)] * lanes
-        assert len({f[2] for f in found}) == lanes
+        assert all(model(t, buffer.normal_())[:2] == (step, True) for _ in range(lanes))
 
 
 @pytest.mark.parametrize("copies", [False, True], ids=["one sample", "copies"])
