@@ -1,6 +1,7 @@
 """What the docs name is there: files, headings, make targets, commands with their options, and Python names."""
 
 import argparse
+import ast
 import importlib
 import re
 from pathlib import Path
@@ -118,3 +119,17 @@ def test_files_are_there(page):
             places = [*ROOT.glob(pattern), *page.parent.glob(pattern), *(ROOT / "skipcache").rglob(pattern)]
             made = span.split("/")[0] in ("bench-out", ".venv", "dist")
             assert places or made, span
+
+
+def test_the_walks_name_methods_that_are_there():
+    """`Class.method` in docs/architecture.md."""
+    methods = {}
+    for path in (ROOT / "skipcache").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                own = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
+                methods.setdefault(node.name, set()).update(own)
+    named = re.findall(r"`([A-Z]\w+)\.(\w+)`", (ROOT / "docs" / "architecture.md").read_text())
+    assert len(named) > 20
+    for owner, method in named:
+        assert method in methods[owner], f"{owner}.{method}"
