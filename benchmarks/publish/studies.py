@@ -21,7 +21,18 @@ def bench(results: Sequence[Result]) -> str:
     """The plain model, and by interval the default predictor beside the plain model at as many block evaluations."""
     heads = ["", "full / cached steps", "block evaluations", "speedup", "ideal", "PSNR dB", "class accuracy"]
     lines = [_fidelity(row) for result in results for row in result["rows"] if _is_shown(row)]
-    return markdown(heads, lines) if lines else "\n"
+    return markdown(heads, lines) + "".join(map(_facts, results)) if lines else "\n"
+
+
+def _facts(result: Result) -> str:
+    """How the table was made."""
+    settings, device = result["settings"], result["device"]
+    threads = "1 thread" if device["threads"] == 1 else f"{device['threads']} threads"
+    return (
+        f"`{settings['model']}`, {settings['steps']} {settings['scheduler'].upper()} steps, "
+        f"guidance {settings['guidance']:g}; {result['images']} images of {len(settings['seeds'])} seeds; "
+        f"{device['name']}, {threads} on {device['cores']} cores; `{result['command']}`.\n\n"
+    )
 
 
 def bench_full(results: Sequence[Result]) -> str:
