@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
 from skipcache.blocks import ModelState, Override
@@ -45,6 +46,11 @@ def make_engines(model: nn.Module, settings: Settings) -> list[Engine]:
     if settings.engine in ("auto", "hooks"):
         engines.append(HookEngine(model, stack, plan, idle_head))
     return engines
+
+
+def _is_transformed() -> bool:
+    """A tensor holds more than its values now: tangents, or a batch that vmap hides."""
+    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 class CachedForward(Override):
@@ -157,7 +163,11 @@ class CachedForward(Override):
     def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         """The call, or None where it must run as if nothing were there."""
         reason = None
-        if self.module.training:
+        if _is_transformed():
+            reason = "forward-mode AD or vmap is under way"
+        elif getattr(self.module, "is_cache_enabled", False):
+            reason = "diffusers' own cache is enabled on the model too; call disable_cache() on it"
+        elif self.module.training:
             reason = "the model is in training mode; call model.eval() to sample"
         elif torch.is_grad_enabled() and self._records_gradients(args, kwargs):
             reason = "autograd is recording; sample under torch.no_grad() or torch.inference_mode()"
