@@ -185,3 +185,54 @@ def test_the_wheel_lists_every_room():
     listed = set(re.findall(r"^    (skipcache[\w.]*)$", (ROOT / "setup.cfg").read_text(), re.MULTILINE))
     rooms = {name_of(p) for p in CORE.rglob("__init__.py")}
     assert rooms <= listed
+
+
+# The tests mirror the house
+
+TESTS = ROOT / "tests"
+
+
+def used(path):
+    """Full names of all that a file imports, and of what it takes from `skipcache` by a dot."""
+    yield from imported(path)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "skipcache":
+            yield f"skipcache.{node.attr}"
+
+
+def passed_on():
+    """What the packages hand out: skipcache.stack.Plan -> skipcache.stack.plan.Plan."""
+    packages = [path for path in MODULES if path.name == "__init__.py"]
+    return {f"{name_of(p)}.{full.rpartition('.')[2]}": full for p in packages for full in imported(p)}
+
+
+def module_of(name, known, aliases):
+    """The module that a full name lies in, or is."""
+    while aliases.get(name, name) != name:
+        name = aliases[name]
+    while name and name not in known:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def folder_of_tests(path):
+    """Where the tests of a module stand: those of skipcache/stack/plan.py in tests/stack."""
+    return TESTS / ("contract" if path.parent == CORE else path.parent.relative_to(CORE))
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if not p.name.startswith("_") and room_of(name_of(p)) != "benchmarks"], ids=name_of
+)
+def test_each_module_has_a_test_beside_those_of_its_room(path):
+    """A test file of the room takes something from the module, by whatever name it goes."""
+    known, aliases = set(map(name_of, MODULES)), passed_on()
+    names = [name for test in folder_of_tests(path).glob("test_*.py") for name in used(test)]
+    assert name_of(path) in {module_of(name, known, aliases) for name in names}
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda p: str(p.relative_to(TESTS)))
+def test_tests_share_helpers_and_not_each_other(path):
+    for name in imported(path):
+        if name.split(".")[0] == "tests":
+            assert name.startswith("tests.models"), f"{path.name} imports {name}: put what is shared in tests/models"
+    assert path.parent.parts[-1] != "models" or not path.name.startswith("test_")

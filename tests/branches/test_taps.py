@@ -1,6 +1,7 @@
 """What branches carry: runs with them equal Skip-DiT written out, on both engines and under autograd."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 import skipcache
 from skipcache import Hold
 from skipcache.branches.modules import branches_of
+from skipcache.branches.taps import SKIPS, Channel, Fuse, Tap
 from tests.models.defaults import DEFAULT_PREDICTORS
 from tests.models.grafted import grafted
 from tests.models.sampling import build, equal, first, inputs, sample, state
@@ -189,3 +191,78 @@ def test_compiled_programs_have_branches():
     skipcache.accelerate(model, interval=3, engine="fx", compile={"backend": "aot_eager"})
     for ours, theirs in zip(sample("original_dit", model), expected):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+# The overrides alone
+
+
+class Plus(torch.nn.Module):
+    def forward(self, x, c=0.0):
+        return x + 1
+
+
+class Sum(torch.nn.Module):
+    """A branch that keeps both of its inputs apart in the result."""
+
+    def forward(self, x, skip):
+        return 10 * x + skip
+
+
+def joined():
+    """A block that puts up what it returns, one between, and one that fuses it in."""
+    channel, source, between, target = Channel(), Plus(), Plus(), Plus()
+    branches = torch.nn.ModuleDict({"0": torch.nn.ModuleList([Sum()])})
+    stack = skipcache.Stack((("source",), ("between",), ("target",)))
+    fuse = Fuse(target, channel, stack, branches, "target", "between", "0", "source")
+    for override in (Tap(source, channel, "source", True), Tap(between, channel, "between", False), fuse):
+        override.put_on()
+    return channel, source, between, target
+
+
+def test_a_target_is_given_what_its_source_returned():
+    channel, source, between, target = joined()
+    x = torch.ones(1, 2)
+    with torch.no_grad():
+        assert torch.equal(target(between(source(x))), 10 * (x + 2) + (x + 1) + 1)
+        assert torch.equal(target(x=between(source(x))), 10 * (x + 2) + (x + 1) + 1), "by name as by place"
+    assert not channel.returned and not channel.copied, "nothing is left for the next call"
+
+
+def test_a_source_that_has_not_run_is_told_by_name():
+    _, _, between, target = joined()
+    with torch.no_grad(), pytest.raises(RuntimeError, match="source has not run before target in this call"):
+        target(between(torch.ones(1, 2)))
+
+
+def test_what_a_source_put_up_is_seen_by_its_own_thread_alone():
+    _, source, between, target = joined()
+    with torch.no_grad():
+        between(source(torch.ones(1, 2)))
+        with ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError, match="source has not run"):
+            pool.submit(torch.no_grad()(target), torch.ones(1, 2)).result()
+
+
+def test_a_graph_hands_the_skip_over_as_an_argument_and_the_channel_stays_empty():
+    channel, source, _, target = joined()
+    x = torch.ones(1, 2)
+    with torch.no_grad():
+        assert torch.equal(source(x, **{SKIPS: {}}), x + 1) and not channel.returned
+        assert torch.equal(target(x, **{SKIPS: {0: 5 * x}}), 10 * x + 5 * x + 1)
+
+
+def test_a_feature_that_is_written_to_on_the_way_is_carried_as_it_was():
+    channel, source, between, target = joined()
+    x = torch.ones(1, 2)
+    with torch.no_grad():
+        for _ in range(2):
+            shallow = source(x)
+            deep = between(shallow)
+            shallow.zero_()
+            assert torch.equal(target(deep), 10 * (x + 2) + (x + 1) + 1)
+    assert channel.copies == {"source": True}
+
+
+def test_a_copy_of_a_channel_is_a_new_one():
+    channel = Channel()
+    channel.returned["a"] = ()
+    assert not copy.deepcopy(channel).returned and channel.returned

@@ -1,4 +1,4 @@
-"""What only a GPU shows. Skipped without one; test_trajectory.py has the rule for tensors that may not be read."""
+"""What only a GPU shows. Skipped without one; trajectory/test_devices.py has the rule for the CPU."""
 
 import pytest
 import torch

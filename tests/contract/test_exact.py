@@ -1,4 +1,4 @@
-"""The contract's point 2, and cached runs against a reference that computes every block."""
+"""interval=1 and `restore` are exact, and cached runs equal a reference that computes every block."""
 
 import inspect
 import itertools

@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 
-from skipcache import Interval, Schedule, Spread
+from skipcache import Interval, Schedule, Spread, policies
 from skipcache.policies.base import Policy, Step, check_count, check_number, mismatch_of, note_of, reads_drift
 from tests.models.defaults import DEFAULT_POLICIES
 from tests.models.steps import steps
@@ -77,3 +77,9 @@ def test_numbers_and_counts_are_checked_by_name():
         with pytest.raises(error, match=r"Owner: expected .*it"):
             check_count("Owner", "it", value, most=8)
     check_count("Owner", "it", 8, most=8)
+
+
+def test_the_matrix_has_every_policy_of_the_library():
+    names = set(policies.__all__) - {"Policy", "Step"}
+    kinds = {value for value in map(policies.__dict__.get, names) if isinstance(value, type)}
+    assert {type(policy) for policy in DEFAULT_POLICIES} == kinds

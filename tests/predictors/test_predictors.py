@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from skipcache import Delta, Forecast, Hold
+from skipcache import Delta, Forecast, Hold, predictors
 from skipcache.predictors.base import Prediction, Predictor, remembered
 from tests.models.defaults import DEFAULT_PREDICTORS
 from tests.models.features import features, predict
@@ -87,3 +87,9 @@ def test_a_prediction_shows_h_to_who_asked_for_it():
     observed.saw(None)
     assert observed.reads_H and seen[0] is H and seen[1] is None
     assert Prediction(Delta(), [H], (), residual=True).reads_H
+
+
+def test_the_matrix_has_every_predictor_of_the_library():
+    names = set(predictors.__all__) - {"Predictor", "Prediction"}
+    kinds = {value for value in map(predictors.__dict__.get, names) if isinstance(value, type)}
+    assert {type(predictor) for predictor in DEFAULT_PREDICTORS} == kinds

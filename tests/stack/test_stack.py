@@ -1,48 +1,12 @@
-"""Discovery: adapters and structure find the units of every denoiser of diffusers, and of the originals."""
+"""A `Stack` by itself: its layouts, and what is wrong with it."""
 
 import pytest
 import torch
 from torch import nn
 
 import skipcache
-from skipcache.stack.discovery import describe_by_structure
+from skipcache.stack.stack import Stack, check_stack
 from tests.models.sampling import build
-from tests.models.zoo import ZOO
-
-UNUSUAL = {"cosmos3": "packs samples in a list", "t5_film": "names its sample decoder_input_tokens"}
-
-
-@pytest.mark.parametrize("name", ZOO)
-def test_every_denoiser_of_diffusers_is_found(name):
-    with torch.device("meta"):
-        model = ZOO[name].make()
-    stack = skipcache.find_stack(model)
-    assert stack.units == ZOO[name].units(model)
-    assert stack.timestep == ZOO[name].timestep
-    if name not in UNUSUAL:
-        assert stack.sample == ZOO[name].sample
-
-
-@pytest.mark.parametrize(
-    ("name", "units"),
-    [
-        ("original_dit", [(f"blocks.{i}",) for i in range(4)]),
-        ("original_pixart", [(f"blocks.{i}",) for i in range(4)]),
-        ("original_latte", [(f"blocks.{2 * i}", f"blocks.{2 * i + 1}") for i in range(4)]),
-        ("original_latte_pairs", [(f"spatial_blocks.{i}", f"temporal_blocks.{i}") for i in range(4)]),
-        ("yesterday", [(f"core.layers.{i}",) for i in range(5)]),
-    ],
-)
-def test_the_originals_are_found(name, units):
-    stack = skipcache.find_stack(build(name))
-    assert list(stack.units) == units
-    assert stack.transposed == (frozenset(unit[1] for unit in units) if "latte" in name else frozenset())
-
-
-@pytest.mark.parametrize("name", ["dit", "pixart_alpha", "pixart_sigma", "sd3", "wan"])
-def test_structure_alone_agrees_with_the_adapters(name):
-    model = ZOO[name].build()
-    assert describe_by_structure(model).units == skipcache.find_stack(model).units
 
 
 def test_latte_s_canonical_layout_is_a_view_and_has_an_inverse():
@@ -67,22 +31,43 @@ def test_a_stack_says_what_is_wrong_with_it():
             skipcache.Stack(units)
 
 
-def test_third_parties_add_adapters_by_entry_point(monkeypatch):
-    class Point:
-        def load(self):
-            return lambda model: (
-                skipcache.Stack((("body.0",), ("body.1",)), "z", "when") if hasattr(model, "body") else None
-            )
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Identity() for _ in range(3))
 
-    class Odd(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+    def forward(self, x, t, y=None):
+        return x
 
-        def forward(self, z, when):
-            return z
 
-    monkeypatch.setattr(
-        "skipcache.stack.discovery.entry_points", lambda group: [Point()] if group == "skipcache.adapters" else []
-    )
-    assert skipcache.find_stack(Odd()).timestep == "when"
+UNITS = (("blocks.0",), ("blocks.1",), ("blocks.2",))
+
+
+def test_blocks_are_the_paths_of_all_units_in_order():
+    assert Stack((("a", "b"), ("c", "d"))).blocks == ("a", "b", "c", "d")
+    assert not Stack((("a", "b"), ("c", "d"))).enters_canonical
+    assert Stack(UNITS).enters_canonical
+    assert Stack((("a", "b"), ("c", "d")), transposed=frozenset({"b", "d"})).enters_canonical
+
+
+def test_without_transposed_blocks_a_stream_stays_as_it_is():
+    x = torch.randn(2, 3)
+    assert Stack(UNITS).canonical("blocks.0", x, batch=1) is x is Stack(UNITS).raw("blocks.0", x, batch=1)
+
+
+@pytest.mark.parametrize(
+    ("stack", "error", "message"),
+    [
+        ("blocks", TypeError, r"expected a skipcache\.Stack, got str"),
+        (Stack((("blocks.0",), ("layers.1",)), "x", "t"), ValueError, r"Model has no block at 'layers\.1'"),
+        (Stack(UNITS, "z", "t"), ValueError, "no argument 'z' for the sample"),
+        (Stack(UNITS, "x", "sigma"), ValueError, "no argument 'sigma' for the timestep"),
+    ],
+)
+def test_a_stack_that_does_not_fit_the_model_is_refused(stack, error, message):
+    with pytest.raises(error, match=message):
+        check_stack(Model(), stack)
+
+
+def test_a_stack_that_fits_is_not_refused():
+    check_stack(Model(), Stack(UNITS, "x", "t"))

@@ -7,6 +7,9 @@ import torch
 from diffusers import DDIMScheduler
 
 from skipcache import Interval
+from skipcache.trajectory.call import CallReader
+from skipcache.trajectory.clock import Clock, Instant
+from skipcache.trajectory.scheduler_run import SchedulerRun
 from tests.models.calls import Denoiser, every, full_at, tensor
 from tests.models.schedulers import started
 
@@ -81,3 +84,42 @@ def test_a_window_that_does_not_fit_raises_at_the_second_step():
     model(0.9, text)
     with pytest.raises(ValueError, match="own units"):
         model(0.8, text)
+
+
+def instant(timestep, **kwargs):
+    return Instant.of(timestep, **kwargs)
+
+
+def test_an_instant_remembers_the_values_that_a_buffer_had():
+    buffer = torch.tensor([900.0, 900.0])
+    before = instant(buffer)
+    buffer.fill_(800)
+    assert before.timesteps == (900.0,) and not before.mark.same(buffer)
+
+
+def test_only_a_counted_position_is_compared_with_the_timestep():
+    run = SchedulerRun(object(), torch.tensor([900.0, 800.0, 700.0]))
+    first, second = (instant(t / 1000, run=run, position=i, counted=True) for i, t in ((0, 900.0), (1, 800.0)))
+    assert second.directions_from(first) == (-1, -1)
+    assert instant(0.95, run=run, position=1, counted=True).directions_from(first) == (1, -1)
+    assert instant(0.8, run=run, position=1).directions_from(first) is None
+    assert first.directions_from(first) is None, "there is nothing before the first position"
+    assert first.next().position == 1 and instant(0.9).next().position is None
+
+
+def test_an_instant_is_dark_where_a_run_is_known_and_reading_would_synchronise():
+    run = SchedulerRun(object(), torch.tensor([900.0, 800.0]))
+    unread = torch.ones(1, device="meta")
+    assert instant(unread, run=run).is_dark
+    assert not instant(unread).is_dark and not instant(unread, run=run, position=0).is_dark
+    assert not instant(900.0, run=run).is_dark
+
+
+def test_a_clock_reads_the_run_whose_memory_it_is_given():
+    one, other = started(DDIMScheduler(), 4), started(DDIMScheduler(), 5)
+    clock, reader = Clock(), CallReader(("x", "t"), "x", "t")
+    read = [clock.read(reader.read((tensor(), t), {}), [one, other], None) for t in (other.timesteps[2], 1.5)]
+    assert read[0].run.timesteps is other.timesteps and read[0].position == 2
+    assert read[1].run is read[0].run and read[1].position is None, "the run goes on where no other one is new"
+    clock.forget()
+    assert clock.run is None

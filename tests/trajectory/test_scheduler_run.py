@@ -1,15 +1,18 @@
 """The time of a call by a known scheduler: its position in the timesteps, or the scheduler's own count."""
 
 import pytest
+import torch
 from diffusers import (
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
     HeunDiscreteScheduler,
+    KDPM2AncestralDiscreteScheduler,
     PNDMScheduler,
 )
 
 from skipcache import Interval
+from skipcache.trajectory.scheduler_run import SchedulerRun, current_runs
 from tests.models.calls import Denoiser, every, full_at, indices, tensor
 from tests.models.schedulers import SCHEDULERS, WAYS, started
 
@@ -233,3 +236,33 @@ def test_a_timing_loop_at_a_scheduler_s_timestep():
         if i:
             assert found == (0, True, 0)
             assert len(model.trajectory.lanes.all) == len(model.trajectory.tensors) == 1
+
+
+# A run alone ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_position_is_told_by_memory_else_by_value_at_or_after_the_last_one():
+    run = SchedulerRun(object(), torch.tensor([9.0, 7.0, 7.0, 3.0]))
+    assert [run.position(t, None) for t in run.timesteps] == [0, 1, 2, 3] and run.holds(run.timesteps[2].expand(5))
+    assert [run.position(t.item(), None) for t in run.timesteps] == [0, 1, 1, 3]
+    assert [run.position(7.0, last) for last in (0, 1, 2, 3)] == [1, 1, 2, 1]
+    assert run.position(5.0, None) is None and run.position(torch.tensor([9.0, 3.0]), None) is None
+    assert not run.holds(torch.tensor(7.0)) and not run.holds(7.0)
+    assert run.position(run.timesteps[:2], None) is None, "a view of two timesteps stands at none"
+
+
+def test_values_are_compared_in_the_dtype_of_the_call():
+    run = SchedulerRun(object(), torch.tensor([999.0, 998.9, 3.0]))
+    assert run.position(torch.tensor(998.9).half(), None) == 0, "float16 rounds both to 999"
+    assert run.turn(0, 1, 1.0) == -1 and run.turn(0, 1, torch.tensor(1.0).half()) == 0
+
+
+def test_what_a_scheduler_says_of_itself():
+    heun = started(HeunDiscreteScheduler(), 4)
+    (run,) = current_runs([heun, DDIMScheduler(), object()])
+    assert run.scheduler is heun and run.count is None and run.direction == -1 and not run.is_noisy
+    assert [run.repeats(i) for i in range(len(run.timesteps))] == [False, True, False, True, False, True, False]
+    heun.set_begin_index(2)
+    assert run.count == 2
+    for kind, noisy in ((KDPM2AncestralDiscreteScheduler, True), (DDIMScheduler, False)):
+        assert SchedulerRun(started(kind(), 3), torch.ones(3)).is_noisy is noisy

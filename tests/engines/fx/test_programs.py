@@ -1,6 +1,7 @@
 """What the graphs hold, what they read anew, and what tracing leaves behind."""
 
 import collections
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,11 +9,15 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 import skipcache
-from skipcache import Hold
-from skipcache.predictors.base import remembered
+from skipcache import Forecast, Hold
+from skipcache.engines.fx.errors import Untraceable
+from skipcache.engines.fx.programs import Programs
+from skipcache.predictors.base import Prediction, remembered
+from skipcache.trajectory import CallReader
 from tests.models.defaults import DEFAULT_PREDICTORS
 from tests.models.odd import Tiny, programs, run, tiny
 from tests.models.sampling import build, deep, equal, sample
+from tests.models.traces import STACK, Glued, arguments, deep_of, glued, recorded
 
 
 class Holds(Tiny):
@@ -122,3 +127,81 @@ def test_weights_are_the_same_as_numbers_and_as_tensors(predictor, dtype):
             for H in (None, (torch.randn(4, 257).to(dtype), torch.randn(33, 2).to(dtype))):
                 numbers, tensors = predictor.predict(H, kept, weights), predictor.predict(H, kept, factors)
                 assert equal(numbers, tensors) and all(x.dtype == dtype for x in tensors)
+
+
+# The programs of one signature, without an engine
+
+
+def programs_of(kind=Glued, keep=1, compile=False):
+    """The programs of a small model, its call, and what its full step left."""
+    model, args = glued(kind), arguments()
+    call = CallReader(("x", "t"), "x", "t").read(args, {})
+    deep = deep_of(keep)
+    made = Programs.of(type(model).forward, model, STACK, deep, recorded(model, args, deep), call, compile)
+    with torch.no_grad():
+        return made, model, args, made.full(args, {})
+
+
+def test_programs_give_the_model_s_output_on_other_values_and_say_what_ran():
+    made, model, _, (_, features) = programs_of()
+    held = Prediction(Hold(), [features.D], (), residual=False, observe=lambda H: None)
+    other = arguments(seed=5, t=0.9)
+    with torch.no_grad():
+        output, (H, D) = made.full(other, {})
+        assert torch.equal(output["eps"], model(*other)["eps"]) and made.full_program.blocks == 4
+        cached, blocks = made.cached(other, {}, replace(held, kept=[D]))
+    assert torch.equal(cached["eps"], output["eps"]) and blocks == 2 and len(H) == len(D) == 1
+
+
+def test_a_cached_program_is_made_once_for_each_kind_of_prediction():
+    made, _, args, (_, (H, D)) = programs_of()
+    seen = []
+    predictions = [
+        Prediction(Hold(), [D], (), residual=False),
+        Prediction(Hold(), [D], (), residual=False, observe=seen.append),
+        Prediction(Forecast(1), Forecast(1).remember(D, (), [0]), (0.5,), residual=False),
+    ]
+    with torch.no_grad():
+        for prediction in (*predictions, *predictions, replace(predictions[2], weights=(2.0,))):
+            made.cached(args, {}, prediction)
+    assert len(made.cached_programs) == 3
+    assert len(seen) == 2 and all(torch.equal(h, H[0]) for (h,) in seen)
+    assert made.graphs.full is made.full_program.graph
+
+
+def test_a_program_runs_against_the_live_model():
+    made, model, args, _ = programs_of()
+    model.gain.data.mul_(3)
+    model.outlet = torch.nn.Identity()
+    with torch.no_grad():
+        assert torch.equal(made.full(args, {})[0]["eps"], model(*args)["eps"])
+
+
+class Overwrites(Glued):
+    """Writes to what the head hands out."""
+
+    def between(self, x, i):
+        return x.mul_(2) if i == 1 else x
+
+
+def test_features_that_are_written_to_are_refused_by_name():
+    with pytest.raises(Untraceable, match=r"writes in place to what blocks\.0 takes or returns"):
+        programs_of(Overwrites)
+
+
+def test_eager_runs_what_was_not_compiled():
+    made, _, args, (output, features) = programs_of(compile={"backend": "aot_eager"})
+    held = Prediction(Hold(), [features.D], (), residual=False)
+    with torch.no_grad():
+        assert made.full_program.run is not made.full_program.eager
+        assert torch.equal(made.full(args, {}, eager=True)[0]["eps"], output["eps"])
+        assert torch.equal(made.cached(args, {}, held, eager=True)[0]["eps"], output["eps"])
+
+
+def test_outputs_of_replayed_programs_are_the_caller_s_own():
+    made, _, args, _ = programs_of()
+    memory = torch.zeros(2, 3)
+    replaying = replace(made.full_program, run=lambda *given: ((memory,), (memory,), (memory,)))
+    for mode, own in (("reduce-overhead", True), ("default", False)):
+        found = replace(made, compile={"mode": mode}, full_program=replaying).full(args, {})
+        assert (found[0]["eps"] is not memory) is own

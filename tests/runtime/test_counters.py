@@ -1,0 +1,45 @@
+"""Counters: steps, calls and blocks as they were done, by lane and by step."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from skipcache.runtime.counters import Counters
+
+
+def count(counters, *steps):
+    """Each step is (index, full per call); its first call opens it."""
+    for index, calls in steps:
+        at = SimpleNamespace(index=index, counted_full=False)
+        for i, full in enumerate(calls):
+            visit = SimpleNamespace(at=at, opens_step=i == 0)
+            counters.count(visit, f"signature {i}", full, run=6 if full else 2, depth=6)
+
+
+def test_steps_are_counted_once_and_blocks_by_call():
+    counters = Counters()
+    count(counters, (0, [True, True]), (1, [False, False]), (2, [False, False]), (3, [True, True]))
+    assert (counters.full_steps, counters.cached_steps, counters.full_at) == (2, 2, (0, 3))
+    assert (counters.blocks_run, counters.blocks_saved) == (4 * 6 + 4 * 2, 4 * 4)
+    assert counters.calls == {(f"signature {i}", full): 2 for i in (0, 1) for full in (True, False)}
+
+
+@pytest.mark.parametrize("calls", [[False, True], [False, True, True], [True, False]])
+def test_a_step_with_a_full_call_is_a_full_step(calls):
+    counters = Counters()
+    count(counters, (0, [True] * len(calls)), (1, calls))
+    assert (counters.full_steps, counters.cached_steps, counters.full_at) == (2, 0, (0, 1))
+
+
+def test_full_steps_are_listed_for_the_last_trajectory_alone():
+    counters = Counters()
+    count(counters, (0, [True]), (1, [False]), (2, [True]), (0, [True]), (1, [True]))
+    assert counters.full_at == (0, 1) and counters.full_steps == 4
+
+
+def test_reasons_and_engines_are_noted_once_in_order():
+    counters = Counters()
+    for reason, engine in (("b", "hooks"), ("a", "fx"), ("b", "hooks")):
+        counters.because(reason)
+        counters.serve(engine)
+    assert list(counters.reasons) == ["b", "a"] and list(counters.engines) == ["hooks", "fx"]

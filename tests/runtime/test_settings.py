@@ -1,0 +1,66 @@
+"""What `accelerate` was asked for, checked by itself, and what follows from it for one model."""
+
+import pytest
+
+import skipcache
+from skipcache import Damped, Delta, Hold, Interval, Schedule, Spread
+from skipcache.runtime.settings import Request, engine_names
+from tests.models.sampling import build
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        ({"interval": 2, "policy": Interval(2)}, ValueError, "interval=2 and policy=.* exclude each other"),
+        ({"interval": 2, "speedup": 2.0}, ValueError, r"interval=2 and speedup=2\.0 exclude each other"),
+        ({"policy": Interval}, TypeError, "policy: expected Interval"),
+        ({"policy": 3}, TypeError, "another Policy, got 3"),
+        ({"interval": 0}, ValueError, "at least 1, got 0"),
+        ({"predictor": Hold}, TypeError, "predictor: expected Hold"),
+        ({"predictor": "hold"}, TypeError, "another Predictor, got 'hold'"),
+        ({"engine": "graph"}, ValueError, "'auto', 'fx' or 'hooks', got 'graph'"),
+        ({"compile": "yes"}, TypeError, "True, False or a dict of options"),
+        ({"compile": True, "engine": "hooks"}, ValueError, "which has no graphs to compile"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused_without_a_model(asked, error, message):
+    with pytest.raises(error, match=message):
+        Request(**asked)
+
+
+def test_what_was_not_said_follows_from_the_rest():
+    model = build("original_dit")
+    usual = Request().settings(model)
+    assert (usual.policy, usual.predictor) == (Interval(3), Damped())
+    assert (usual.plan.head, usual.plan.tail, usual.engine, usual.compile) == (1, 1, "auto", False)
+    assert Request(interval=5).settings(model).policy == Interval(5)
+    assert Request(policy=Schedule([0, 4])).settings(model).policy == Schedule([0, 4])
+    assert Request(keep=(0, 2)).settings(model).plan.tail == 2
+    assert Request(predictor=Delta()).settings(model).predictor == Delta()
+
+
+def test_a_speedup_keeps_no_unit_unless_told_and_is_reached():
+    model = build("original_dit")
+    found = Request(speedup=1.5).settings(model)
+    assert (found.plan.head, found.plan.tail) == (0, 0) and found.policy == Spread.reaching(1.5, 0, 4)
+    assert Request(speedup=1.5, keep=(1, 0)).settings(model).policy == Spread.reaching(1.5, 1, 4)
+
+
+@pytest.mark.parametrize("make", [lambda: build("hunyuan_dit"), lambda: skipcache.graft(build("dit"), "concat")])
+def test_with_branches_that_carry_h_hold_is_the_predictor_and_a_speedup_needs_a_keep(make):
+    model = make()
+    assert Request().settings(model).predictor == Hold()
+    with pytest.raises(ValueError, match=r"speedup: .* has skip branches"):
+        Request(speedup=1.2).settings(model)
+    assert Request(speedup=1.2, keep=1).settings(model).plan.head == 1
+
+
+def test_branches_that_only_add_leave_the_predictor_as_it_is():
+    assert Request().settings(skipcache.graft(build("dit"), "add")).predictor == Damped()
+
+
+def test_engines_are_tried_in_order():
+    settings = Request().settings(build("original_dit"))
+    assert engine_names(settings)[-1] == "hooks" and set(engine_names(settings)) == {"fx", "hooks"}
+    assert engine_names(Request(engine="hooks").settings(build("original_dit"))) == ("hooks",)
+    assert Request().settings(build("original_dit")) == settings, "equal settings may share a model"

@@ -1,0 +1,60 @@
+"""Values of timesteps, and the direction in which they go."""
+
+import pytest
+import torch
+
+from skipcache.trajectory.direction import Direction, direction, timestep_values
+
+
+@pytest.mark.parametrize(
+    ("timestep", "values"),
+    [
+        (900, (900.0,)),
+        (0.5, (0.5,)),
+        (torch.tensor(7), (7.0,)),
+        (torch.tensor([3, 3, 3]), (3.0,)),
+        (torch.tensor([[3.0], [2.0]]), (3.0, 2.0)),
+        (torch.tensor([0.1], dtype=torch.bfloat16), (0.10009765625,)),
+    ],
+)
+def test_values_are_one_where_all_are_equal(timestep, values):
+    assert timestep_values(timestep) == values
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "turn"),
+    [((2.0,), (1.0,), -1), ((1.0,), (2.0,), 1), ((1.0,), (1.0,), 0), ((3.0, 1.0), (2.0,), 0), ((3.0, 1.0), (1.5,), -1)],
+)
+def test_vectors_are_compared_by_their_means(before, after, turn):
+    assert direction(before, after) == turn == -direction(after, before)
+
+
+def test_a_first_rise_is_not_trusted_and_a_second_one_is():
+    known = Direction()
+    assert known.learn((0.0,), (0.2,)) and known.sense == 1
+    known.restart()
+    assert known.sense == 0
+    assert not known.learn((0.0,), (0.2,)), "the run before rose too"
+    known.restart()
+    assert not known.learn((0.9,), (0.8,)) and known.sense == -1
+    known.restart()
+    assert known.learn((0.0,), (0.2,))
+
+
+def test_a_turn_back_is_against_the_direction_and_nothing_else():
+    known = Direction()
+    assert not known.turns_back((900.0,), (950.0,)), "no direction is known"
+    known.learn((900.0,), (800.0,))
+    assert known.turns_back((700.0,), (750.0,))
+    assert not known.turns_back((700.0,), (600.0,)) and not known.turns_back((700.0,), (700.0,))
+
+
+@pytest.mark.parametrize("agreement", [1, -1])
+def test_a_scheduler_and_its_calls_keep_going_together_or_against_each_other(agreement):
+    """A model may count time from noise to image while its scheduler counts it back."""
+    known = Direction()
+    assert not known.contradicts(-1, -agreement)
+    assert not known.contradicts(-1, -agreement) and not known.contradicts(0, 0)
+    assert known.contradicts(-1, agreement) and known.contradicts(0, -1) and known.contradicts(-1, 0)
+    known.restart()
+    assert not known.contradicts(-1, agreement)
