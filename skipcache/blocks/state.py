@@ -17,7 +17,6 @@ from skipcache.blocks.override import Override, is_class_forward
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _ADAPTER = ("_disable_adapters", "_active_adapter", "merged_adapters", "scaling")  # of peft's layers
-_VERSION = attrgetter("_version")
 
 
 class ModelState:
@@ -61,7 +60,7 @@ class ModelState:
         """How often the parameters were written to in place; inference tensors count no writes."""
         tensors = [p for p in held[self._children :] if p is not None]
         try:
-            return sum(map(_VERSION, tensors))
+            return sum(map(attrgetter("_version"), tensors))
         except RuntimeError:
             return sum(p._version for p in tensors if not p.is_inference())
 

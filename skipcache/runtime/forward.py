@@ -11,9 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from skipcache.blocks import ModelState, Override
 from skipcache.engines import Engine, Recent, StepResult
@@ -24,16 +22,13 @@ from skipcache.runtime.corrections import Corrections
 from skipcache.runtime.counters import Counters
 from skipcache.runtime.flops import count_flops, ideal_speedup
 from skipcache.runtime.pipelines import Pipelines
+from skipcache.runtime.plain import REPEATED, why_plain
 from skipcache.runtime.report import Report
 from skipcache.runtime.settings import Settings
 from skipcache.runtime.step import StepRunner
 from skipcache.trajectory import Call, CallReader, NamedLanes, Trajectory, Visit, blank_call
 
 MAX_OUTLINES = 16
-REPEATED = (
-    "a call repeated another one of its step, with the same sample, timestep and conditioning; it ran plain, since it "
-    "may be a pass through perturbed blocks"
-)
 
 
 def make_engines(model: nn.Module, settings: Settings) -> list[Engine]:
@@ -46,11 +41,6 @@ def make_engines(model: nn.Module, settings: Settings) -> list[Engine]:
     if settings.engine in ("auto", "hooks"):
         engines.append(HookEngine(model, stack, plan, idle_head))
     return engines
-
-
-def _is_transformed() -> bool:
-    """A tensor holds more than its values now: tangents, or a batch that vmap hides."""
-    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 class CachedForward(Override):
@@ -162,15 +152,7 @@ class CachedForward(Override):
 
     def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         """The call, or None where it must run as if nothing were there."""
-        reason = None
-        if _is_transformed():
-            reason = "forward-mode AD or vmap is under way"
-        elif getattr(self.module, "is_cache_enabled", False):
-            reason = "diffusers' own cache is enabled on the model too; call disable_cache() on it"
-        elif self.module.training:
-            reason = "the model is in training mode; call model.eval() to sample"
-        elif torch.is_grad_enabled() and self._records_gradients(args, kwargs):
-            reason = "autograd is recording; sample under torch.no_grad() or torch.inference_mode()"
+        reason = why_plain(self.module, args, kwargs)
         if reason is None:
             call = self.reader.read(args, kwargs, self.lane_names.name, self.state.read())
             if call is not None:
@@ -178,12 +160,6 @@ class CachedForward(Override):
             reason = f"a call had no tensor {self.reader.sample!r} or no {self.reader.timestep!r}"
         self._say(reason)
         return None
-
-    def _records_gradients(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        leaves = pytree.tree_leaves((args, kwargs))
-        return any(p.requires_grad for p in self.module.parameters()) or any(
-            isinstance(x, Tensor) and x.requires_grad for x in leaves
-        )
 
     def _trajectory(self) -> Trajectory:
         """The calling thread's own."""

@@ -1,10 +1,10 @@
 """Lanes: several calls at one step, told apart by their conditioning. Each has its own cached features.
 
 A call takes the lane whose conditioning it shares: the same memory, not written to since, or else equal values in a
-lane that was not called at this step yet. The model's state must be the same, and the sample must go on from the lane's
-last one, where it can be read: equal conditioning alone is not identity. Conditioning that changes on every call (a
-ControlNet's residuals) is found out at the second step at which no lane has it. From then on the rest decides, and
-where nothing is left, the order of calls.
+lane that was not called at this step yet. The model's state must be the same: a pass through perturbed blocks has equal
+conditioning too. Conditioning that changes on every call (a ControlNet's residuals) is found out at the second step at
+which no lane has it. From then on the other tensors decide. Where none is left, the order of calls does, as long as the
+conditioning changes a little only: another text on each step is another lane on each step.
 """
 
 from __future__ import annotations
@@ -16,19 +16,18 @@ from torch import Tensor
 
 from skipcache.trajectory.cache import FeatureCache
 from skipcache.trajectory.call import Call
-from skipcache.trajectory.continuity import FIRST, RECENT, bound
 from skipcache.trajectory.drift import farthest
 from skipcache.trajectory.mark import Mark, angle
 
 MAX_LANES = 8
+LITTLE = 0.8  # radians; two texts are nearly orthogonal, as two noises are
 
 
 @dataclass(eq=False)
 class Lane:
     """Who is called: the model's state, the conditioning and the sample at the last call, and the step of it.
 
-    `cache` is what it holds. `seen` is the sample as it was, where samples are evidence; `angles` are those by which it
-    turned at the last steps.
+    `cache` is what it holds.
     """
 
     context: str | None
@@ -38,40 +37,24 @@ class Lane:
     cache: FeatureCache
     step: int = -1
     sample: Mark | None = None
-    seen: tuple[Tensor, ...] | None = None
-    angles: list[float] = field(default_factory=list)
 
     @classmethod
     def of(cls, call: Call, follows: bool = False) -> Lane:
         marks = tuple(map(Mark.of, call.conditioning))
         return cls(call.context, call.structure, call.state, marks, FeatureCache(follows))
 
-    def enter(self, call: Call, step: int, evidence: bool) -> None:
-        """The lane is called at `step`. `evidence`: samples may be read, and tell runs apart."""
-        turned = self.turned(call) if evidence else None
-        if turned is not None:
-            self.angles = [*self.angles, turned][-RECENT:]
+    def enter(self, call: Call, step: int) -> None:
+        """The lane is called at `step`."""
         self.conditioning = tuple(map(Mark.of, call.conditioning))
         self.sample, self.step = Mark.of(call.sample), step
-        self.seen = tuple(x.detach().clone() for x in call.samples) if evidence else None
 
-    def turned(self, call: Call) -> float | None:
-        """The angle, in radians, from the lane's last sample to the call's; None where it is not known."""
-        if self.seen is None or [x.shape for x in self.seen] != [x.shape for x in call.samples]:
-            return None
-        return max(float(angle(before, after)) for before, after in zip(self.seen, call.samples))
-
-    def moved(self, call: Call, leaf: int) -> float:
-        """The angle by which a leaf of the conditioning has turned; more than any for what has none."""
-        before, after = self.conditioning[leaf].as_it_was, call.conditioning[leaf]
-        if before is None or not isinstance(after, Tensor) or not after.is_floating_point():
-            return 4.0
-        return float(angle(before, after)) if before.shape == after.shape else 4.0
-
-    def goes_on(self, call: Call) -> bool:
-        """The call's sample may be the lane's next one; true where nothing is known of it."""
-        turned = self.turned(call)
-        return turned is None or turned <= bound(self.angles)
+    def is_near(self, call: Call, leaves: Iterable[int]) -> bool:
+        """All of these leaves, tensors, have turned by a little only since the lane's last call."""
+        for i in leaves:
+            before, after = self.conditioning[i].as_it_was, call.conditioning[i]
+            if before is None or not isinstance(after, Tensor) or float(angle(before, after)) > LITTLE:
+                return False
+        return True
 
     def misses(self, call: Call, leaves: Iterable[int], by_value: bool = False) -> set[int]:
         """Those of `leaves`, indices into the call's conditioning, that are not this lane's."""
@@ -85,8 +68,8 @@ class Evidence:
 
     Attributes:
         proven: leaves that some lane had again at a later step.
-        missed: leaves that no lane had, but that had moved only a little, with the step at which that was first seen.
-        volatile: leaves of which that is so at two steps: they change on every call. Another text moves far.
+        missed: leaves that no lane had, with the step at which that was first seen.
+        volatile: leaves that no lane had at two steps: they change on every call.
     """
 
     proven: set[int] = field(default_factory=set)
@@ -94,7 +77,7 @@ class Evidence:
     volatile: set[int] = field(default_factory=set)
 
     def with_misses(self, missed: set[int], last_step: int) -> Evidence:
-        """What is known after a call whose leaves `missed` had moved a little."""
+        """What is known after a call whose leaves `missed` were no lane's."""
         first, volatile = dict(self.missed), set(self.volatile)
         for i in missed - self.proven:
             if first.setdefault(i, last_step) != last_step:
@@ -150,23 +133,16 @@ class Lanes:
         evidence = self._evidence.get(call.structure) or Evidence()
         known = self._like(call)
         leaves = set(range(len(call.conditioning)))
-        waiting = [lane for lane in known if lane.step != step]
         proven = evidence.with_proven(leaves if last_step >= 0 else set())
-        same = [lane for lane in waiting if not lane.misses(call, leaves)]
-        nearest = _nearest(call, same)
-        if nearest is not None:
-            return Found(nearest, proven)
-        called = [lane for lane in known if lane.step == step and not lane.misses(call, leaves)]
-        if called:
-            return Found(_nearest(call, called) or called[0], proven)
-        if same:
-            return Found(None, evidence)
+        for lane in known:
+            if not lane.misses(call, leaves):
+                return Found(lane, proven)
+        waiting = [lane for lane in known if lane.step != step]
         if self._crowded:
-            return Found(_nearest(call, _by_value(call, waiting, Evidence())), evidence)
+            return Found(_by_value(call, waiting, Evidence()), evidence)
         equal = _by_value(call, waiting, evidence)
-        if equal:
-            nearest = _nearest(call, equal)
-            return Found(nearest, evidence if nearest is None else evidence.with_proven(leaves - evidence.volatile))
+        if equal is not None:
+            return Found(equal, evidence.with_proven(leaves - evidence.volatile))
         return self._without_volatile(call, waiting, evidence, last_step)
 
     def _without_volatile(self, call: Call, waiting: list[Lane], evidence: Evidence, last_step: int) -> Found:
@@ -176,22 +152,23 @@ class Lanes:
             return Found(None, evidence)
         if not waiting:
             # One call more than there were lanes: any of them may be the new one, and have been given another's lane.
-            doubtful = self._behind_nothing(call) if evidence.volatile == leaves else ()
+            doubtful = () if _decide(call, leaves - evidence.volatile) else self._behind_nothing(call)
             return Found(None, evidence, untrusted=doubtful)
         missed = set.intersection(*(lane.misses(call, leaves - evidence.volatile, by_value=True) for lane in waiting))
-        little = {i for i in missed if min(lane.moved(call, i) for lane in waiting) <= FIRST}
-        after = evidence.with_misses(little, last_step)
+        after = evidence.with_misses(missed, last_step)
         found_out = len(after.volatile) > len(evidence.volatile)
         lagging = tuple(lane for lane in waiting if lane.step < last_step)
         recent = [lane for lane in waiting if lane.step == last_step]
         gone = lagging if after.volatile else ()
-        if after.volatile != leaves:
-            lane = _nearest(call, _by_value(call, recent, after)) if found_out else None
+        if _decide(call, leaves - after.volatile):
+            lane = _by_value(call, recent, after) if found_out else None
             known = after if lane is None else after.with_proven(leaves - after.volatile)
             return Found(lane, known, gone)
+        if not recent or recent[0].misses(call, leaves - after.volatile) or not recent[0].is_near(call, after.volatile):
+            return Found(None, after, gone)
         # The order of calls is all that is left. Where their number has changed it says nothing: one full step for all.
         doubtful = tuple(recent) if lagging and not found_out else ()
-        return Found(recent[0] if recent and recent[0].goes_on(call) else None, after, gone, doubtful)
+        return Found(recent[0], after, gone, doubtful)
 
     def _like(self, call: Call) -> list[Lane]:
         """The lanes of the same context, structure and state of the model."""
@@ -234,15 +211,13 @@ class Lanes:
         return [x for lane in self.all for x in lane.cache.tensors]
 
 
-def _by_value(call: Call, waiting: list[Lane], evidence: Evidence) -> list[Lane]:
-    """The lanes that have equal values of all leaves that are not volatile."""
+def _by_value(call: Call, waiting: list[Lane], evidence: Evidence) -> Lane | None:
+    """The first lane that has equal values of all leaves that are not volatile."""
     steady = set(range(len(call.conditioning))) - evidence.volatile
-    return [lane for lane in waiting if not lane.misses(call, steady, by_value=True)] if steady else []
+    fitting = (lane for lane in waiting if not lane.misses(call, steady, by_value=True))
+    return next(fitting, None) if _decide(call, steady) else None
 
 
-def _nearest(call: Call, lanes: list[Lane]) -> Lane | None:
-    """Of lanes with the call's conditioning, the one whose sample goes on here; the first where none is known."""
-    turns = [(lane.turned(call), i) for i, lane in enumerate(lanes)]
-    known = [(turned, i) for turned, i in turns if turned is not None and turned <= bound(lanes[i].angles)]
-    unknown = [lane for lane, (turned, _) in zip(lanes, turns) if turned is None]
-    return lanes[min(known)[1]] if known else next(iter(unknown), None)
+def _decide(call: Call, leaves: Iterable[int]) -> bool:
+    """These leaves tell lanes apart: there is a tensor among them. Plain values are shared by all lanes."""
+    return any(isinstance(call.conditioning[i], Tensor) for i in leaves)

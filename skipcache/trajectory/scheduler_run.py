@@ -16,8 +16,6 @@ NOISY = (
     "Ancestral", "CMStochastic", "CosineDPM", "DDPM", "DiscreteDDIM", "EntropyBound", "LCM", "SASolver", "SDE", "TCD",
     "UnCLIP",
 )  # fmt: skip
-# Those that draw all noise anew: a sample does not go on from the one before.
-RENOISING = ("CMStochastic", "LCM", "RePaint", "TCD")
 
 
 @dataclass(eq=False)
@@ -65,13 +63,6 @@ class SchedulerRun:
         config = getattr(self.scheduler, "config", None)
         algorithm = str(getattr(config, "algorithm_type", None))
         return self._is(NOISY) or algorithm.startswith("sde-") or bool(getattr(config, "stochastic_sampling", False))
-
-    @cached_property
-    def renoises(self) -> bool:
-        """Each step draws all noise anew, so that a sample is no evidence of its run."""
-        return self._is(RENOISING) or bool(
-            getattr(getattr(self.scheduler, "config", None), "stochastic_sampling", False)
-        )
 
     def _is(self, kinds: tuple[str, ...]) -> bool:
         return any(kind in type(self.scheduler).__name__ for kind in kinds)

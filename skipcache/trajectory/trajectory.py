@@ -8,7 +8,6 @@ a defect, a lost saving is not.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -20,75 +19,8 @@ from skipcache.trajectory.call import Call
 from skipcache.trajectory.clock import Clock, Instant
 from skipcache.trajectory.direction import Direction
 from skipcache.trajectory.lanes import Lane, Lanes
+from skipcache.trajectory.places import Advance, Ahead, NewRun, OpenStep, Place, Repeat, Unknown, Visit
 from skipcache.trajectory.processes import agreed
-
-
-@dataclass(eq=False)
-class OpenStep:
-    """The step that the trajectory is at.
-
-    Attributes:
-        index: counts the trajectory's steps from 0; `before` is the index of the step before, -1 at the first.
-        full: what was decided for the step as a whole. A single call of it may be full nevertheless.
-        view: what policies see of it.
-        counted_full: it was counted as a full step. One full call is enough for that.
-    """
-
-    index: int
-    before: int
-    instant: Instant
-    view: Step
-    full: bool = True
-    counted_full: bool = False
-
-
-@dataclass(frozen=True)
-class Ahead:
-    """The call is so many steps after the last one; 0: at the same step."""
-
-    steps: int
-
-
-class NewRun:
-    """The call begins a trajectory."""
-
-
-class Unknown:
-    """Only reading the device could tell."""
-
-
-class Repeat:
-    """The call repeats one of this step: same sample, timestep and conditioning. It must leave no trace."""
-
-
-Advance = Ahead | NewRun | Unknown
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a call belongs: its lane, None for an unseen one, and how far it is from the last call."""
-
-    lane: Lane | None
-    advance: Ahead | NewRun | Repeat
-    instant: Instant
-
-
-@dataclass(frozen=True)
-class Visit:
-    """The answer for one call: its lane, its step, and whether all blocks must run.
-
-    `opens_step`: no other call of the step came before.
-    """
-
-    lane: Lane
-    at: OpenStep
-    full: bool
-    opens_step: bool
-
-    @property
-    def step(self) -> int:
-        """The index of the step."""
-        return self.at.index
 
 
 class Trajectory:
@@ -125,7 +57,7 @@ class Trajectory:
         at = self._open_step(place.instant, place.advance.steps) if opens or self.at is None else self.at
         full = self._decide(call, at, place.lane, opens)
         lane = place.lane or self.lanes.add(call)
-        lane.enter(call, at.index, self._samples_tell(call, place.instant))
+        lane.enter(call, at.index)
         return Visit(lane, at, full, opens)
 
     def record(self, visit: Visit, H: Streams | None, D: Streams) -> None:
@@ -234,8 +166,6 @@ class Trajectory:
         on, new = Place(lane, Ahead(1), instant), Place(lane, NewRun(), instant)
         if lane.sample is None or lane.sample.same(call.sample):
             return new
-        if not lane.goes_on(call) and last.before >= 0:
-            return Place(None, Ahead(0), instant)  # a tile of one image, or a request of the same text
         if instant.is_dark and not (last.instant.mark.is_sure and last.instant.mark.same(instant.mark.value)):
             return on
         if instant.run is not None and instant.position is not None:
@@ -255,11 +185,6 @@ class Trajectory:
             self.clock.forget()
             instant = Instant.of(call.timestep)
         return Place(None, Ahead(1), instant)
-
-    @staticmethod
-    def _samples_tell(call: Call, instant: Instant) -> bool:
-        """Samples may be read without a wait for a device, and each goes on from the one before."""
-        return on_host(call.sample) and not call.sample.is_meta and not (instant.run and instant.run.renoises)
 
 
 def _repeats(lane: Lane, call: Call) -> bool:

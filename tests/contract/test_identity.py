@@ -88,18 +88,6 @@ def test_weights_that_change_in_the_middle_of_a_run_take_no_old_features(engine)
     assert torch.equal(got, call(model, x, torch.tensor(600.0), text)), "a full step"
 
 
-@torch.no_grad()
-def test_a_window_that_moves_on_each_step_is_full():
-    text, canvas = randn(1, 6, 12, seed=1), randn(1, 4, 12, 8, 8)
-    model = skipcache.accelerate(wan(), interval=3)
-    plain = wan()
-    for i, t in enumerate(torch.linspace(950, 50, 8)):
-        window = torch.arange(4 * i, 4 * i + 3) % 12
-        x = canvas[:, :, window]
-        assert torch.equal(call(model, x, t, text), call(plain, x, t, text))
-    assert skipcache.report(model).blocks_saved == 0
-
-
 @pytest.mark.parametrize("swapped_after", [0, 1, 4])
 @pytest.mark.parametrize("named", [False, True], ids=["unnamed", "named"])
 @torch.no_grad()
