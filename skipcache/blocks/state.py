@@ -54,7 +54,7 @@ class ModelState:
 
     def _held(self) -> tuple[Any, ...]:
         """All child modules and parameters, in order."""
-        return tuple(chain.from_iterable(map(dict.values, self._registries)))
+        return tuple(chain.from_iterable(held.values() for held in self._registries))
 
     def _writes(self, held: tuple[Any, ...]) -> int:
         """How often the parameters were written to in place; inference tensors count no writes."""

@@ -154,7 +154,8 @@ class CachedForward(Override):
         """The call, or None where it must run as if nothing were there."""
         reason = why_plain(self.module, args, kwargs)
         if reason is None:
-            call = self.reader.read(args, kwargs, self.lane_names.name, self.state.read())
+            state = self.state.read() if self.settings.policy.caches else None
+            call = self.reader.read(args, kwargs, self.lane_names.name, state)
             if call is not None:
                 return call
             reason = f"a call had no tensor {self.reader.sample!r} or no {self.reader.timestep!r}"
