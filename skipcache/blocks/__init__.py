@@ -2,12 +2,14 @@ from skipcache.blocks.attributes import HOOKS, REGISTRIES, WRAPPERS
 from skipcache.blocks.outline import Outline, equal_values, on_host, outline_of, version
 from skipcache.blocks.override import Override, check_plain, is_class_forward, override_of
 from skipcache.blocks.snapshot import Snapshot, quietly
+from skipcache.blocks.state import ModelState
 from skipcache.blocks.streams import Streams, alike, arguments_of, handed_in, rebuild, take_apart, tensors_of
 
 __all__ = [
     "HOOKS",
     "REGISTRIES",
     "WRAPPERS",
+    "ModelState",
     "Outline",
     "Override",
     "Snapshot",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -54,6 +55,9 @@ class Calibration:
     predictor: Forecast | Damped = field(default_factory=Forecast)
 
     def __post_init__(self) -> None:
+        numbers = (*self.timesteps, self.error, self.speedup)
+        if not all(isinstance(x, (int, float)) and math.isfinite(x) for x in numbers):
+            raise ValueError(f"Calibration: expected finite numbers for timesteps, error and speedup, got {numbers}")
         if self.predictor not in PREDICTORS.values():
             raise ValueError(f"Calibration: expected Forecast(1) or Damped() as predictor, got {self.predictor!r}")
         if self.predictor == Damped() and self.corrections is not None and self.corrections.slopes:

@@ -52,6 +52,8 @@ class Watcher(Override):
         if call is None:
             return self.plain(*args, **kwargs)
         visit = self.trajectory.visit(call, [] if self.scheduler is None else [self.scheduler])
+        if visit is None:
+            return self.plain(*args, **kwargs)
         if visit.opens_step:
             if visit.step == 0:
                 self._times.append([])

@@ -46,8 +46,8 @@ class Interval:
         return self.interval > 1
 
     def full(self, step: Step) -> bool:
-        if step.index % self.interval == 0:
-            return True
+        if step.index % self.interval == 0 or step.since >= self.interval:
+            return True  # a run that jumped over a full step has features older than the interval
         return self._outside(step)
 
     def _outside(self, step: Step) -> bool:

@@ -8,6 +8,7 @@ with weights whose sum is 1, so it mixes corrected outputs in the same way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +20,8 @@ from torch.utils import _pytree as pytree
 
 from skipcache.blocks import tensors_of
 from skipcache.trajectory import Call
+
+LARGEST = 1e3  # scalars fitted so far lie below 10; a file with others is broken
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,11 @@ class Corrections:
             raise TypeError(f"Corrections: expected numbers by step, got {self.scalars!r}")
         if not all(isinstance(slope, (int, float)) for slope in self.slopes):
             raise TypeError(f"Corrections: expected numbers for slopes, got {self.slopes!r}")
+        numbers = [w for step in self.scalars for w in step] + list(self.slopes)
+        if not all(math.isfinite(w) and abs(w) <= LARGEST for w in numbers):
+            raise ValueError(
+                f"Corrections: expected finite numbers of at most {LARGEST:g}, got {max(numbers, key=abs)}"
+            )
         if any(len(step) > 4 for step in self.scalars):
             raise ValueError("Corrections: expected at most 4 numbers a step: of x, e, e_-1 - e and e_-2 - e_-1")
 

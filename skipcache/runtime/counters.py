@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from skipcache.trajectory import Visit
 
+MAX_SIGNATURES = 64  # whose calls are counted apart; of more, the oldest do not count for the ideal speedup
+
 
 @dataclass
 class Counters:
@@ -34,6 +36,8 @@ class Counters:
             self.blocks_run += run
             self.blocks_saved += depth - run
             self.calls[signature, full] += 1
+            if len(self.calls) > MAX_SIGNATURES:
+                del self.calls[next(iter(self.calls))]
             if visit.opens_step:
                 self.full_steps += full
                 self.cached_steps += not full

@@ -68,9 +68,9 @@ def count_flops(
         return result.output
 
     def cached_step(call: Call) -> Any:
-        cache = FeatureCache(follows)
+        cache, (H, D) = FeatureCache(follows), features[0]
         for step in range(predictor.depth):
-            cache.record(step, *features[0], predictor)
+            cache.record(step, H, D, predictor)
         return engine.cached(forward, call, cache.predict(predictor.depth, predictor)).output
 
     dtype, kind = blank.autocast, call.sample.device.type

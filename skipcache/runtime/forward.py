@@ -11,10 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
-from skipcache.blocks import Override
+from skipcache.blocks import ModelState, Override
 from skipcache.engines import Engine, Recent, StepResult
 from skipcache.engines.fx import FxEngine, Graphs
 from skipcache.engines.hooks import HookEngine
@@ -22,6 +21,8 @@ from skipcache.policies import mismatch_of, note_of, reads_drift
 from skipcache.runtime.corrections import Corrections
 from skipcache.runtime.counters import Counters
 from skipcache.runtime.flops import count_flops, ideal_speedup
+from skipcache.runtime.pipelines import Pipelines
+from skipcache.runtime.plain import REPEATED, why_plain
 from skipcache.runtime.report import Report
 from skipcache.runtime.settings import Settings
 from skipcache.runtime.step import StepRunner
@@ -51,8 +52,7 @@ class CachedForward(Override):
         self.engines = make_engines(model, settings)
         self.reader = CallReader.of(self.__wrapped__, settings.stack.sample, settings.stack.timestep)
         self.lane_names = NamedLanes(model)
-        self._pipelines: list[weakref.ref[Any]] = []
-        self._ignored: tuple[Tensor, ...] = ()
+        self.pipelines = Pipelines()
         self.reset()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -60,13 +60,13 @@ class CachedForward(Override):
         return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _pipelines=[], _ignored=())
+        self.__dict__.update(state, pipelines=Pipelines())
         self.reset()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CachedForward:
         copy = memo[id(self)] = type(self).__new__(type(self))
         copy.__setstate__({name: deepcopy(value, memo) for name, value in self.__getstate__().items()})
-        for pipeline in self._alive():
+        for pipeline in self.pipelines.alive():
             if id(pipeline) in memo:
                 copy.serve(memo[id(pipeline)])
         return copy
@@ -74,11 +74,8 @@ class CachedForward(Override):
     # putting on and taking off
 
     def serve(self, pipeline: Any) -> None:
-        """Read `pipeline`'s scheduler too, anew at each call, since users replace it."""
-        if not any(known is pipeline for known in self._alive()):
-            self._pipelines = [*self._pipelines, weakref.ref(pipeline)]
-            timesteps = getattr(getattr(pipeline, "scheduler", None), "timesteps", None)
-            self._ignored = (*self._ignored, timesteps) if isinstance(timesteps, Tensor) else self._ignored
+        """Read `pipeline`'s scheduler too."""
+        self.pipelines.serve(pipeline)
 
     def put_on(self) -> None:
         super().put_on()
@@ -95,6 +92,7 @@ class CachedForward(Override):
         self._local = threading.local()
         self._trajectories: weakref.WeakSet[Trajectory] = weakref.WeakSet()
         self._outlines: Recent[Call] = Recent(MAX_OUTLINES)
+        self.state = ModelState(self.module)
         self.counters = Counters()
         self.runner = StepRunner(self.module, self.engines, self.settings.predictor, self._refused, self._say)
         self._warned = False
@@ -113,7 +111,10 @@ class CachedForward(Override):
             trajectory.drop()
             return self.plain(*args, **kwargs)
         try:
-            visit = trajectory.visit(call, self._schedulers())
+            visit = trajectory.visit(call, self.pipelines.schedulers())
+            if visit is None:
+                self.counters.because(REPEATED)
+                return self.plain(*args, **kwargs)
             result = self._step(call, trajectory, visit)
         except BaseException:
             # A step that ended half-way leaves nothing: the next call begins a trajectory.
@@ -151,39 +152,24 @@ class CachedForward(Override):
 
     def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         """The call, or None where it must run as if nothing were there."""
-        reason = None
-        if self.module.training:
-            reason = "the model is in training mode; call model.eval() to sample"
-        elif torch.is_grad_enabled() and self._records_gradients(args, kwargs):
-            reason = "autograd is recording; sample under torch.no_grad() or torch.inference_mode()"
+        reason = why_plain(self.module, args, kwargs)
         if reason is None:
-            call = self.reader.read(args, kwargs, self.lane_names.name)
+            state = self.state.read() if self.settings.policy.caches else None
+            call = self.reader.read(args, kwargs, self.lane_names.name, state)
             if call is not None:
                 return call
             reason = f"a call had no tensor {self.reader.sample!r} or no {self.reader.timestep!r}"
         self._say(reason)
         return None
 
-    def _records_gradients(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        leaves = pytree.tree_leaves((args, kwargs))
-        return any(p.requires_grad for p in self.module.parameters()) or any(
-            isinstance(x, Tensor) and x.requires_grad for x in leaves
-        )
-
     def _trajectory(self) -> Trajectory:
         """The calling thread's own."""
         found = getattr(self._local, "trajectory", None)
         if found is None:
-            found = Trajectory(self.settings.policy, self.settings.predictor, self._ignored)
+            found = Trajectory(self.settings.policy, self.settings.predictor, self.pipelines.ignored)
             self._local.trajectory = found
             self._trajectories.add(found)
         return found
-
-    def _schedulers(self) -> list[Any]:
-        return [s for s in (getattr(p, "scheduler", None) for p in self._alive()) if s is not None]
-
-    def _alive(self) -> list[Any]:
-        return [p for p in (ref() for ref in self._pipelines) if p is not None]
 
     def _say(self, reason: str) -> None:
         """Note why nothing is cached, and warn, once, where nothing was ever cached."""

@@ -14,6 +14,8 @@ from skipcache.predictors import Predictor
 from skipcache.runtime.corrections import correctable, main_output, with_main_output
 from skipcache.trajectory import WRITES, Call, Trajectory, Visit, versions
 
+IDLE = "the forward did not run its blocks on a step, so that there was nothing to cache"
+
 
 class Corrector(Protocol):
     """What changes a step beside the prediction: `Corrections`, or what fits them."""
@@ -76,6 +78,9 @@ class StepRunner:
                 result = engine.full(forward, call)
                 if result.features is not None:
                     return replace(result, engine=engine.name)
+                if engine.refusal(call) is None:
+                    self.noted(IDLE)
+                    return result
             self.refused(engine, engine.refusal(call) or "")
             if result is not None and versions(call) != before:
                 self.noted(WRITES)

@@ -32,7 +32,7 @@ def find_denoisers(target: Any, named: bool = False) -> dict[str, nn.Module]:
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel; compiled and FSDP-wrapped ones are refused by name."""
+    """The model inside DistributedDataParallel. What cannot be accelerated is refused by name."""
     name = type(module).__name__
     if name == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:
         raise ValueError(
@@ -44,8 +44,15 @@ def unwrap(module: nn.Module) -> nn.Module:
             f"{name}: FSDP1 is not supported; shard with torch.distributed.fsdp.fully_shard, "
             f"or accelerate the plain module"
         )
-    if name in ("DistributedDataParallel", "DataParallel"):
+    if name == "DataParallel":
+        raise ValueError(
+            "DataParallel: its replicas would run the weights of this one module; use DistributedDataParallel, "
+            "or accelerate the plain module"
+        )
+    if name == "DistributedDataParallel":
         return unwrap(module.get_submodule("module"))
+    if getattr(module, "is_cache_enabled", False):
+        raise ValueError(f"{name}: diffusers' own cache is enabled on it; call disable_cache() on it first")
     return module
 
 

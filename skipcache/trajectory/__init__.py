@@ -3,7 +3,8 @@ from skipcache.trajectory.call import WRITES, Call, CallReader, blank_call, vers
 from skipcache.trajectory.direction import timestep_values
 from skipcache.trajectory.lane_names import NamedLanes
 from skipcache.trajectory.mark import Mark
-from skipcache.trajectory.trajectory import OpenStep, Trajectory, Visit
+from skipcache.trajectory.places import OpenStep, Visit
+from skipcache.trajectory.trajectory import Trajectory
 
 __all__ = [
     "WRITES",

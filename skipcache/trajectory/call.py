@@ -20,7 +20,7 @@ class Call:
     """One call of the denoiser.
 
     Attributes:
-        sample: x_t; the first one where a list of samples was given (Z-Image).
+        samples: x_t; several where a list of samples was given (Z-Image). `sample` is the first.
         timestep: a tensor or a number.
         conditioning: the leaves of all other arguments, by name of the argument.
         structure: shapes, dtypes, devices and nesting of all arguments, without values.
@@ -30,11 +30,12 @@ class Call:
         sample_structure: the outlines of all samples.
         batch: of the sample.
         autocast: its dtype on the sample's device; None where it is off.
+        state: of the model, as `blocks.ModelState` reads it.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    sample: Tensor
+    samples: tuple[Tensor, ...]
     timestep: Tensor | float
     conditioning: tuple[Any, ...]
     structure: Hashable
@@ -43,6 +44,11 @@ class Call:
     sample_structure: Hashable = None
     batch: int = 0
     autocast: torch.dtype | None = None
+    state: Hashable = None
+
+    @property
+    def sample(self) -> Tensor:
+        return self.samples[0]
 
     def run(self, forward: Callable[..., Any]) -> Any:
         """`forward` on the arguments, in lists and dicts of this run's own: a model may empty them (HunyuanDiT)."""
@@ -66,16 +72,28 @@ class CallReader:
         """For a bound `forward`."""
         return cls(tuple(inspect.signature(forward).parameters), sample, timestep)
 
-    def read(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], context: str | None = None) -> Call | None:
+    def read(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        context: str | None = None,
+        state: Hashable = None,
+    ) -> Call | None:
         """The call `forward(*args, **kwargs)`; None without a sample or a timestep."""
         given = dict(zip(self.names, args))
         given.update(kwargs)
         x, t = given.pop(self.sample, None), given.pop(self.timestep, None)
-        return _call(x, t, given, args, kwargs, context)
+        return _call(x, t, given, args, kwargs, context, state)
 
 
 def _call(
-    x: Any, t: Any, given: dict[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], context: str | None
+    x: Any,
+    t: Any,
+    given: dict[str, Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    context: str | None,
+    state: Hashable,
 ) -> Call | None:
     samples = [x] if isinstance(x, Tensor) else list(x) if isinstance(x, (list, tuple)) else []
     if not (samples and all(isinstance(s, Tensor) and s.ndim for s in samples) and isinstance(t, (Tensor, int, float))):
@@ -94,7 +112,9 @@ def _call(
     ambient = autocast, torch.is_inference_mode_enabled()
     signature = (structure, tuple(v if is_plain(v) else id(v) for v in values), ambient)
     batch = len(x) if isinstance(x, (list, tuple)) else x.shape[0]
-    return Call(args, kwargs, samples[0], t, tuple(leaves), structure, signature, context, outlines, batch, autocast)
+    return Call(
+        args, kwargs, tuple(samples), t, tuple(leaves), structure, signature, context, outlines, batch, autocast, state
+    )
 
 
 def _opened(value: Any) -> Any:
@@ -118,18 +138,18 @@ def versions(call: Call) -> list[int]:
 
 def blank_call(call: Call) -> Call:
     """`call` with outlines for tensors, which hold no memory."""
-    args, kwargs, sample = pytree.tree_map_only(Tensor, Outline.of, (call.args, dict(call.kwargs), call.sample))
-    return replace(call, args=args, kwargs=kwargs, sample=sample, conditioning=())
+    args, kwargs, samples = pytree.tree_map_only(Tensor, Outline.of, (call.args, dict(call.kwargs), call.samples))
+    return replace(call, args=args, kwargs=kwargs, samples=samples, conditioning=(), state=None)
 
 
 def zero_call(blank: Call) -> Call:
     """A call of zeros, from what `blank_call` made."""
-    args, kwargs, sample = pytree.tree_map(
+    args, kwargs, samples = pytree.tree_map(
         lambda x: x.zeros() if isinstance(x, Outline) else x,
-        (blank.args, blank.kwargs, blank.sample),
+        (blank.args, blank.kwargs, blank.samples),
         is_leaf=lambda x: isinstance(x, Outline),
     )
-    return replace(blank, args=args, kwargs=kwargs, sample=sample)
+    return replace(blank, args=args, kwargs=kwargs, samples=samples)
 
 
 WRITES = "the forward writes to its arguments, so that no second run could prove the first"

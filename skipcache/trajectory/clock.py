@@ -63,7 +63,7 @@ class Instant:
         """A run is known, but not the position in it, and reading the timestep would synchronise."""
         return self.run is not None and self.position is None and not on_host(self.timestep)
 
-    def directions_from(self, last: Instant) -> tuple[int, int] | None:
+    def directions_from(self, last: Instant) -> tuple[int | None, int | None] | None:
         """Since `last`, the direction of the timestep and that of the run's own; None where they cannot be compared."""
         run, at = self.run, self.position
         if not self.counted or run is None or not at:

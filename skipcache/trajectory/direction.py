@@ -17,10 +17,15 @@ def timestep_values(timestep: Tensor | float) -> Values:
     return values[:1] if len(set(values)) == 1 else values
 
 
-def direction(before: Values, after: Values) -> int:
-    """-1 where timesteps fall, +1 where they rise, 0 where they do neither; vectors are compared by their means."""
-    change = sum(after) * len(before) - sum(before) * len(after)
-    return (change > 0) - (change < 0)
+def direction(before: Values, after: Values) -> int | None:
+    """-1 where timesteps fall, +1 where they rise, 0 where they do neither; None where some fall and others rise.
+
+    One value stands for a whole vector of equal ones.
+    """
+    size = max(len(before), len(after))
+    pairs = zip(before * (size // len(before)), after * (size // len(after)))
+    turns = {(now > then) - (now < then) for then, now in pairs} - {0}
+    return None if len(turns) > 1 else turns.pop() if turns else 0
 
 
 @dataclass
@@ -43,18 +48,21 @@ class Direction:
         self.sense = self.agreement = 0
 
     def turns_back(self, before: Values, after: Values) -> bool:
-        """`after` lies against the direction of the trajectory."""
-        return self.sense != 0 and direction(before, after) == -self.sense
+        """`after` lies against the direction of the trajectory, or has none."""
+        turn = direction(before, after)
+        return turn is None or (self.sense != 0 and turn == -self.sense)
 
     def learn(self, before: Values, after: Values) -> bool:
         """Take the direction from two timesteps; True where it is a first rise, which is not to be trusted yet."""
-        self.sense = direction(before, after)
+        self.sense = direction(before, after) or 0
         first_rise = self.sense > 0 and not self.rises
         self.rises = self.sense > 0
         return first_rise
 
-    def contradicts(self, calls: int, scheduler: int) -> bool:
+    def contradicts(self, calls: int | None, scheduler: int | None) -> bool:
         """The scheduler's position does not belong to the calls: the two directions do not go together."""
+        if calls is None or scheduler is None:
+            return True
         together = calls * scheduler
         self.agreement = self.agreement or together
         return together != self.agreement if together else calls != scheduler

@@ -1,9 +1,10 @@
 """Lanes: several calls at one step, told apart by their conditioning. Each has its own cached features.
 
 A call takes the lane whose conditioning it shares: the same memory, not written to since, or else equal values in a
-lane that was not called at this step yet. Conditioning that changes on every call (a ControlNet's residuals) is found
-out at the second step at which no lane has it. From then on the rest decides, and where nothing is left, the order of
-calls.
+lane that was not called at this step yet. The model's state must be the same: a pass through perturbed blocks has equal
+conditioning too. Conditioning that changes on every call (a ControlNet's residuals) is found out at the second step at
+which no lane has it. From then on the other tensors decide. Where none is left, the order of calls does, as long as the
+conditioning changes a little only: another text on each step is another lane on each step.
 """
 
 from __future__ import annotations
@@ -16,17 +17,22 @@ from torch import Tensor
 from skipcache.trajectory.cache import FeatureCache
 from skipcache.trajectory.call import Call
 from skipcache.trajectory.drift import farthest
-from skipcache.trajectory.mark import Mark
+from skipcache.trajectory.mark import Mark, angle
 
 MAX_LANES = 8
+LITTLE = 0.8  # radians; two texts are nearly orthogonal, as two noises are
 
 
 @dataclass(eq=False)
 class Lane:
-    """Who is called: the conditioning and the sample at the last call, and the step of it. `cache` is what it holds."""
+    """Who is called: the model's state, the conditioning and the sample at the last call, and the step of it.
+
+    `cache` is what it holds.
+    """
 
     context: str | None
     structure: Hashable
+    state: Hashable
     conditioning: tuple[Mark, ...]
     cache: FeatureCache
     step: int = -1
@@ -34,12 +40,21 @@ class Lane:
 
     @classmethod
     def of(cls, call: Call, follows: bool = False) -> Lane:
-        return cls(call.context, call.structure, tuple(map(Mark.of, call.conditioning)), FeatureCache(follows))
+        marks = tuple(map(Mark.of, call.conditioning))
+        return cls(call.context, call.structure, call.state, marks, FeatureCache(follows))
 
     def enter(self, call: Call, step: int) -> None:
         """The lane is called at `step`."""
         self.conditioning = tuple(map(Mark.of, call.conditioning))
         self.sample, self.step = Mark.of(call.sample), step
+
+    def is_near(self, call: Call, leaves: Iterable[int]) -> bool:
+        """All of these leaves, tensors, have turned by a little only since the lane's last call."""
+        for i in leaves:
+            before, after = self.conditioning[i].as_it_was, call.conditioning[i]
+            if before is None or not isinstance(after, Tensor) or float(angle(before, after)) > LITTLE:
+                return False
+        return True
 
     def misses(self, call: Call, leaves: Iterable[int], by_value: bool = False) -> set[int]:
         """Those of `leaves`, indices into the call's conditioning, that are not this lane's."""
@@ -118,17 +133,16 @@ class Lanes:
         evidence = self._evidence.get(call.structure) or Evidence()
         known = self._like(call)
         leaves = set(range(len(call.conditioning)))
+        proven = evidence.with_proven(leaves if last_step >= 0 else set())
         for lane in known:
             if not lane.misses(call, leaves):
-                return Found(lane, evidence.with_proven(leaves if last_step >= 0 else set()))
+                return Found(lane, proven)
         waiting = [lane for lane in known if lane.step != step]
         if self._crowded:
             return Found(_by_value(call, waiting, Evidence()), evidence)
-        if call.context is not None and waiting and not waiting[0].misses(call, evidence.proven, by_value=True):
-            return Found(waiting[0], evidence)
-        lane = _by_value(call, waiting, evidence)
-        if lane is not None:
-            return Found(lane, evidence.with_proven(leaves - evidence.volatile))
+        equal = _by_value(call, waiting, evidence)
+        if equal is not None:
+            return Found(equal, evidence.with_proven(leaves - evidence.volatile))
         return self._without_volatile(call, waiting, evidence, last_step)
 
     def _without_volatile(self, call: Call, waiting: list[Lane], evidence: Evidence, last_step: int) -> Found:
@@ -138,7 +152,7 @@ class Lanes:
             return Found(None, evidence)
         if not waiting:
             # One call more than there were lanes: any of them may be the new one, and have been given another's lane.
-            doubtful = self._behind_nothing(call) if evidence.volatile == leaves else ()
+            doubtful = () if _decide(call, leaves - evidence.volatile) else self._behind_nothing(call)
             return Found(None, evidence, untrusted=doubtful)
         missed = set.intersection(*(lane.misses(call, leaves - evidence.volatile, by_value=True) for lane in waiting))
         after = evidence.with_misses(missed, last_step)
@@ -146,16 +160,20 @@ class Lanes:
         lagging = tuple(lane for lane in waiting if lane.step < last_step)
         recent = [lane for lane in waiting if lane.step == last_step]
         gone = lagging if after.volatile else ()
-        if after.volatile != leaves:
+        if _decide(call, leaves - after.volatile):
             lane = _by_value(call, recent, after) if found_out else None
             known = after if lane is None else after.with_proven(leaves - after.volatile)
             return Found(lane, known, gone)
+        if not recent or recent[0].misses(call, leaves - after.volatile) or not recent[0].is_near(call, after.volatile):
+            return Found(None, after, gone)
         # The order of calls is all that is left. Where their number has changed it says nothing: one full step for all.
         doubtful = tuple(recent) if lagging and not found_out else ()
-        return Found(recent[0] if recent else None, after, gone, doubtful)
+        return Found(recent[0], after, gone, doubtful)
 
     def _like(self, call: Call) -> list[Lane]:
-        return [lane for lane in self.all if lane.context == call.context and lane.structure == call.structure]
+        """The lanes of the same context, structure and state of the model."""
+        mine = (call.context, call.structure, call.state)
+        return [lane for lane in self.all if (lane.context, lane.structure, lane.state) == mine]
 
     def _behind_nothing(self, call: Call) -> tuple[Lane, ...]:
         """The lanes like `call` whose last call was no recorded full step."""
@@ -197,4 +215,9 @@ def _by_value(call: Call, waiting: list[Lane], evidence: Evidence) -> Lane | Non
     """The first lane that has equal values of all leaves that are not volatile."""
     steady = set(range(len(call.conditioning))) - evidence.volatile
     fitting = (lane for lane in waiting if not lane.misses(call, steady, by_value=True))
-    return next(fitting, None) if steady else None
+    return next(fitting, None) if _decide(call, steady) else None
+
+
+def _decide(call: Call, leaves: Iterable[int]) -> bool:
+    """These leaves tell lanes apart: there is a tensor among them. Plain values are shared by all lanes."""
+    return any(isinstance(call.conditioning[i], Tensor) for i in leaves)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,5 +63,29 @@ class Mark:
             return False
         return torch.equal(mine if self.copy is None else self.copy, other)
 
+    @property
+    def as_it_was(self) -> Tensor | None:
+        """The tensor with the values that it had; None where they are lost, or it is no tensor."""
+        if not isinstance(self.value, Tensor) or self.value.is_meta:
+            return None
+        return self.copy if self.copy is not None else self.value if version(self.value) == self.version else None
+
+    def same_or_equal(self, other: Any) -> bool:
+        """The same memory, unwritten, or, on the host, equal values."""
+        return self.same(other) or (on_host(other) and self.equal(other))
+
     def _unwritten(self, other: Tensor) -> bool:
         return self.copy is None or (outline_of(self.copy) == outline_of(other) and torch.equal(self.copy, other))
+
+
+def angle(before: Tensor, after: Tensor) -> Tensor:
+    """The largest angle between rows of two tensors of one shape, in radians, 0-d float32; the batch comes first.
+
+    Two rows of zeros have angle 0, a row of zeros and another one a right angle.
+    """
+    rows = before.shape[0] if before.ndim > 1 else 1
+    a, b = (x.detach().reshape(rows, -1).float() for x in (before, after))
+    norms = a.norm(dim=1), b.norm(dim=1)
+    cosine = (a * b).sum(1) / (norms[0] * norms[1]).clamp_min(torch.finfo(torch.float32).tiny)
+    cosine = torch.where((norms[0] == 0) & (norms[1] == 0), torch.ones_like(cosine), cosine)
+    return torch.acos(cosine.clamp(-1, 1)).nan_to_num(math.pi).max()

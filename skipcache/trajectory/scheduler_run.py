@@ -11,7 +11,11 @@ from torch import Tensor
 from skipcache.blocks import on_host
 from skipcache.trajectory.direction import direction, timestep_values
 
-NOISY = ("DDPM", "Ancestral", "SDE")  # in the names of diffusers' schedulers
+# In the names of diffusers' schedulers that draw noise on each step, beside those that their settings show.
+NOISY = (
+    "Ancestral", "CMStochastic", "CosineDPM", "DDPM", "DiscreteDDIM", "EntropyBound", "LCM", "SASolver", "SDE", "TCD",
+    "UnCLIP",
+)  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -37,7 +41,7 @@ class SchedulerRun:
         index = getattr(self.scheduler, "step_index", None)
         return index if index is not None else getattr(self.scheduler, "begin_index", None)
 
-    def turn(self, before: int, after: int, like: Tensor | float) -> int:
+    def turn(self, before: int, after: int, like: Tensor | float) -> int | None:
         """The direction from one position to another, in the dtype of `like`, which may round a change away."""
         values = self._values(like.dtype if isinstance(like, Tensor) else self.timesteps.dtype)
         return direction((values[before],), (values[after],))
@@ -51,13 +55,17 @@ class SchedulerRun:
     def direction(self) -> int:
         """The direction from the first timestep to the last. On a device this synchronises, once."""
         first, last = self.timesteps[[0, -1]].tolist()
-        return direction((first,), (last,))
+        return direction((first,), (last,)) or 0
 
     @cached_property
     def is_noisy(self) -> bool:
         """Each step draws noise, by the scheduler's class and settings. (DDIM's eta is an argument of a step.)"""
-        algorithm = str(getattr(getattr(self.scheduler, "config", None), "algorithm_type", None))
-        return any(kind in type(self.scheduler).__name__ for kind in NOISY) or algorithm.startswith("sde-")
+        config = getattr(self.scheduler, "config", None)
+        algorithm = str(getattr(config, "algorithm_type", None))
+        return self._is(NOISY) or algorithm.startswith("sde-") or bool(getattr(config, "stochastic_sampling", False))
+
+    def _is(self, kinds: tuple[str, ...]) -> bool:
+        return any(kind in type(self.scheduler).__name__ for kind in kinds)
 
     def _by_memory(self, t: Tensor) -> int | None:
         if any(stride for size, stride in zip(t.shape, t.stride()) if size > 1):
@@ -91,6 +99,11 @@ def current_runs(schedulers: list[Any]) -> list[SchedulerRun]:
         if started and isinstance(timesteps, Tensor) and timesteps.ndim == 1 and timesteps.numel():
             found.append(SchedulerRun(scheduler, timesteps))
     return found
+
+
+def same_run(one: SchedulerRun | None, other: SchedulerRun | None) -> bool:
+    """Both are the run of one `set_timesteps`, or there is none."""
+    return one is other or (one is not None and other is not None and one.timesteps is other.timesteps)
 
 
 def _memory(x: Tensor) -> int:

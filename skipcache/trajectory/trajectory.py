@@ -8,7 +8,6 @@ a defect, a lost saving is not.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -20,71 +19,8 @@ from skipcache.trajectory.call import Call
 from skipcache.trajectory.clock import Clock, Instant
 from skipcache.trajectory.direction import Direction
 from skipcache.trajectory.lanes import Lane, Lanes
+from skipcache.trajectory.places import Advance, Ahead, NewRun, OpenStep, Place, Repeat, Unknown, Visit
 from skipcache.trajectory.processes import agreed
-
-
-@dataclass(eq=False)
-class OpenStep:
-    """The step that the trajectory is at.
-
-    Attributes:
-        index: counts the trajectory's steps from 0; `before` is the index of the step before, -1 at the first.
-        full: what was decided for the step as a whole. A single call of it may be full nevertheless.
-        view: what policies see of it.
-        counted_full: it was counted as a full step. One full call is enough for that.
-    """
-
-    index: int
-    before: int
-    instant: Instant
-    view: Step
-    full: bool = True
-    counted_full: bool = False
-
-
-@dataclass(frozen=True)
-class Ahead:
-    """The call is so many steps after the last one; 0: at the same step."""
-
-    steps: int
-
-
-class NewRun:
-    """The call begins a trajectory."""
-
-
-class Unknown:
-    """Only reading the device could tell."""
-
-
-Advance = Ahead | NewRun | Unknown
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a call belongs: its lane, None for an unseen one, and how far it is from the last call."""
-
-    lane: Lane | None
-    advance: Ahead | NewRun
-    instant: Instant
-
-
-@dataclass(frozen=True)
-class Visit:
-    """The answer for one call: its lane, its step, and whether all blocks must run.
-
-    `opens_step`: no other call of the step came before.
-    """
-
-    lane: Lane
-    at: OpenStep
-    full: bool
-    opens_step: bool
-
-    @property
-    def step(self) -> int:
-        """The index of the step."""
-        return self.at.index
 
 
 class Trajectory:
@@ -105,10 +41,15 @@ class Trajectory:
         self._sample: Hashable = None
         self._in_turns = False  # another run seems to be called in turns with this one
 
-    def visit(self, call: Call, schedulers: Sequence[Any] = ()) -> Visit:
-        """Where `call` stands. The lane is entered, so that another call of it is known as another step."""
+    def visit(self, call: Call, schedulers: Sequence[Any] = ()) -> Visit | None:
+        """Where `call` stands; None for one that repeats another call of its step, and must run plain.
+
+        The lane is entered, so that another call of it is known as another step.
+        """
         last = self.at
         place = self._place(call, self.clock.read(call, list(schedulers), last.instant if last else None))
+        if isinstance(place.advance, Repeat):
+            return None
         if isinstance(place.advance, NewRun):
             place = self._begin(call, place)
         assert isinstance(place.advance, Ahead)
@@ -188,6 +129,9 @@ class Trajectory:
             return Place(None, advance, instant)
         same_step = isinstance(advance, Unknown) or advance.steps == 0
         at, before = (last.index, last.before) if same_step else (last.index + 1, last.index)
+        repeated = same_step and any(_repeats(lane, call) for lane in self.lanes.all if lane.step == last.index)
+        if repeated and isinstance(advance, Ahead):
+            return Place(None, Repeat(), instant)
         lane = self.lanes.take(call, at, before)
         if isinstance(advance, Unknown):
             advance = Ahead(0) if lane is not None else self._ahead(instant, last.instant, read=True)
@@ -241,3 +185,11 @@ class Trajectory:
             self.clock.forget()
             instant = Instant.of(call.timestep)
         return Place(None, Ahead(1), instant)
+
+
+def _repeats(lane: Lane, call: Call) -> bool:
+    """The call has the lane's sample and conditioning: the same ones, or equal ones where they can be read."""
+    if (lane.context, lane.structure) != (call.context, call.structure) or lane.sample is None:
+        return False
+    leaves = range(len(call.conditioning))
+    return lane.sample.same_or_equal(call.sample) and not lane.misses(call, leaves, by_value=on_host(call.sample))

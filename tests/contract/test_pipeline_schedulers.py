@@ -142,7 +142,7 @@ def test_a_deep_copy_of_a_pipeline_knows_its_own_scheduler():
     pipe, run = fresh("dit")
     expected = run(pipe)
     twin = copy.deepcopy(pipe)
-    (served,) = twin.transformer.__dict__["forward"]._alive()
+    (served,) = twin.transformer.__dict__["forward"].pipelines.alive()
     assert served is twin
     assert torch.equal(run(twin), expected)
     assert skipcache.report(twin).full_steps == 3

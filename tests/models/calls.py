@@ -10,21 +10,46 @@ NAMES = ("hidden_states", "timestep", "text", "residuals")
 
 
 def tensor(*shape, dtype=torch.float32):
-    return torch.randn(shape or (2, 4), dtype=dtype)
+    return torch.randn(shape or (2, 64), dtype=dtype)
+
+
+class Near:
+    """Values that change a little on each call, as a ControlNet's residuals do."""
+
+    def __init__(self):
+        self.base = tensor()
+
+    def __call__(self):
+        return self.base + 0.2 * tensor()
 
 
 class Denoiser:
-    """Stands for a model: makes the call, and records random features where the visit is full."""
+    """Stands for a model: makes the call, and records random features where the visit is full.
+
+    Where no sample is given it goes on from the last one, as a sampler's does.
+    """
 
     def __init__(self, policy=None, predictor=None, schedulers=(), **settings):
         self.trajectory = Trajectory(policy or Interval(3), predictor or Delta(), **settings)
         self.schedulers = list(schedulers)
+        self.x = tensor()
         self._lanes, self._known = None, []
 
-    def __call__(self, t, *conditioning, x=None, context=None, **kwargs):
-        x = tensor() if x is None else x
-        call = CallReader(NAMES, "hidden_states", "timestep").read((x, t, *conditioning), kwargs, context)
+    def goes_on(self):
+        """The next sample."""
+        self.x = self.x + 0.1 * tensor()
+        return self.x
+
+    def another(self):
+        """From here on another sample."""
+        self.x = tensor()
+
+    def __call__(self, t, *conditioning, x=None, context=None, state=None, **kwargs):
+        x = self.goes_on() if x is None else x
+        call = CallReader(NAMES, "hidden_states", "timestep").read((x, t, *conditioning), kwargs, context, state)
         visit = self.trajectory.visit(call, self.schedulers)
+        if visit is None:
+            return None
         self.lane = visit.lane
         assert visit.full or visit.lane.cache.kept, "a cached step without a feature"
         if visit.full:

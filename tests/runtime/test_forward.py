@@ -84,10 +84,10 @@ def test_a_pipeline_that_is_gone_is_read_no_more():
     pipe = Pipeline()
     forward.serve(pipe)
     forward.serve(pipe)
-    assert forward._schedulers() == [Pipeline.scheduler]
+    assert forward.pipelines.schedulers() == [Pipeline.scheduler]
     del pipe
     gc.collect()
-    assert forward._schedulers() == [] and model is forward.module
+    assert forward.pipelines.schedulers() == [] and model is forward.module
 
 
 def test_flops_are_counted_without_counting_as_calls():

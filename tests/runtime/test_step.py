@@ -144,7 +144,9 @@ def test_a_correction_sees_the_model_s_own_outputs_of_the_steps_before():
 X = torch.randn(2, 3, 4)
 
 
-@pytest.mark.parametrize("output", [X * 2, (X * 2, None), {"eps": X * 2, "more": 1}, [X * 2]], ids=["tensor", "tuple", "dict", "list"])
+@pytest.mark.parametrize(
+    "output", [X * 2, (X * 2, None), {"eps": X * 2, "more": 1}, [X * 2]], ids=["tensor", "tuple", "dict", "list"]
+)
 def test_the_main_output_is_found_and_replaced_in_its_nesting(output):
     call = READER.read((X, 1.0), {})
     assert correctable(output, call) and torch.equal(main_output(output, call), X * 2)

@@ -21,9 +21,9 @@ def test_a_sample_of_another_kind_starts_a_trajectory(x):
 
 
 def test_a_list_of_samples_is_told_by_all_of_them():
-    model, text = Denoiser(), tensor()
-    assert model(900, text, x=[tensor(), tensor()]) == (0, True, 0)
-    assert model(800, text, x=[tensor(), tensor()]) == (1, False, 0)
+    model, text, x, y = Denoiser(), tensor(), tensor(), tensor()
+    assert model(900, text, x=[x, y]) == (0, True, 0)
+    assert model(800, text, x=[x * 0.9, y * 0.8]) == (1, False, 0)
     assert model(700, text, x=[tensor(), tensor(2, 6)]) == (0, True, 0)
 
 
@@ -65,12 +65,10 @@ def test_arguments_by_name_and_by_place_are_the_same():
 
 @pytest.mark.parametrize("lanes", [1, 2])
 def test_conditioning_that_is_rewritten_in_place(lanes):
-    """One buffer for all calls: its memory tells nothing; the order of calls does from the third step on."""
+    """One buffer for all calls: what it held before is lost, so that nothing tells a lane."""
     model, buffer = Denoiser(Interval(5)), tensor()
     for step, t in enumerate(range(900, 100, -100)):
-        found = [model(t, buffer.normal_()) for _ in range(lanes)]
-        assert [f[:2] for f in found] == [(step, step % 5 == 0 or step == 1)] * lanes
-        assert len({f[2] for f in found}) == lanes
+        assert all(model(t, buffer.normal_())[:2] == (step, True) for _ in range(lanes))
 
 
 @pytest.mark.parametrize("copies", [False, True], ids=["one sample", "copies"])
@@ -79,7 +77,7 @@ def test_conditioning_that_is_rewritten_in_place_under_inference_mode(copies):
     with torch.inference_mode():
         model, buffer, texts = Denoiser(), tensor(), (tensor(), tensor())
         for step, t in enumerate([900, 800, 700, 600, 500]):
-            x = tensor()
+            x = model.goes_on()
             for lane, text in enumerate(texts):
                 found = model(t, buffer.copy_(text), x=x.clone() if copies else x)
                 assert found == (step, step % 3 == 0, lane)

@@ -59,8 +59,8 @@ def test_two_lanes_at_unequal_timesteps():
 
 
 def test_batched_guidance_is_one_lane():
-    model, texts = Denoiser(), tensor(4, 4)
-    found = [model(torch.tensor(t).expand(4), texts, x=torch.cat([tensor()] * 2)) for t in (900, 800, 700, 600)]
+    model, texts = Denoiser(), tensor(4, 64)
+    found = [model(torch.tensor(t).expand(4), texts, x=torch.cat([model.goes_on()] * 2)) for t in (900, 800, 700, 600)]
     assert found == [(step, full, 0) for step, full in every(3, 4)]
 
 

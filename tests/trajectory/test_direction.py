@@ -23,10 +23,22 @@ def test_values_are_one_where_all_are_equal(timestep, values):
 
 @pytest.mark.parametrize(
     ("before", "after", "turn"),
-    [((2.0,), (1.0,), -1), ((1.0,), (2.0,), 1), ((1.0,), (1.0,), 0), ((3.0, 1.0), (2.0,), 0), ((3.0, 1.0), (1.5,), -1)],
+    [
+        ((2.0,), (1.0,), -1),
+        ((1.0,), (2.0,), 1),
+        ((1.0,), (1.0,), 0),
+        ((3.0, 2.0), (2.0,), -1),
+        ((3.0, 1.0), (3.0, 0.0), -1),
+    ],
 )
-def test_vectors_are_compared_by_their_means(before, after, turn):
+def test_vectors_are_compared_whole(before, after, turn):
     assert direction(before, after) == turn == -direction(after, before)
+
+
+@pytest.mark.parametrize(("before", "after"), [((3.0, 1.0), (2.0,)), ((900.0, 900.0), (880.0, 990.0))])
+def test_where_some_fall_and_others_rise_there_is_no_direction(before, after):
+    assert direction(before, after) is None
+    assert Direction().turns_back(before, after), "and the call begins a run"
 
 
 def test_a_first_rise_is_not_trusted_and_a_second_one_is():

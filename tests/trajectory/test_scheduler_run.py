@@ -200,7 +200,7 @@ def test_another_sample_at_one_count_starts_a_trajectory():
         model(t.expand(2) / 1000, text, x=x)
         x = scheduler.step(tensor(), t, x).prev_sample
     t = scheduler.timesteps[4] / 1000
-    assert model(t.expand(2), text) == (4, False, 0)
+    assert model(t.expand(2), text, x=x) == (4, False, 0)
     assert model(t.expand(2), text) == (0, True, 0)
 
 
@@ -214,7 +214,7 @@ def test_another_sample_at_one_count_whose_timestep_repeats():
         x = scheduler.step(tensor(), t, x).prev_sample
     assert found == every(20, 3)
     t = scheduler.timesteps[3] / 900
-    assert model(t.expand(2), text) == (3, False, 0)
+    assert model(t.expand(2), text, x=x) == (3, False, 0)
     assert model(t.expand(2), text) == (0, True, 0)
 
 
@@ -233,9 +233,8 @@ def test_a_timing_loop_at_a_scheduler_s_timestep():
     model.run(scheduler.timesteps[:2], text)
     for i in range(10):
         found = model(scheduler.timesteps[2], text, x=x)
-        if i:
-            assert found == (0, True, 0)
-            assert len(model.trajectory.lanes.all) == len(model.trajectory.tensors) == 1
+        assert (found is None) is bool(i), "a repeated call runs plain"
+        assert len(model.trajectory.lanes.all) <= 2
 
 
 # A run alone ----------------------------------------------------------------------------------------------------------

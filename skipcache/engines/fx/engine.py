@@ -164,16 +164,14 @@ class FxEngine:
         before = versions(call)
         recording = record(function, self.model, self.stack.blocks, self.deep, *call.arguments())
         blocks = sum(len(recording.returned.get(path, ())) for path in self.stack.blocks)
-        features: Features | None = None
         try:
             if versions(call) != before:
                 raise Untraceable(WRITES)
-            made: Programs | Refused = Programs.of(
-                function, self.model, self.stack, self.deep, recording, call, self.compile
-            )
+            made = Programs.of(function, self.model, self.stack, self.deep, recording, call, self.compile)
             features = _proved(made, call, recording.output)
         except Exception as error:  # the forward's own Python may fail in any way on tensors without values
-            made = Refused(_reason(error))
+            self._keep(call, Refused(_reason(error)))
+            return StepResult(recording.output, blocks)
         self._keep(call, made)
         return StepResult(recording.output, blocks, features=features)
 

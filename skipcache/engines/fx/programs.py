@@ -119,7 +119,7 @@ class Programs:
         """The model's output from head, tail and the predicted deep feature, and how many blocks ran for it."""
         program = self.cached_program(prediction)
         inputs = [x for streams in prediction.kept for x in streams]
-        factors = [torch.tensor(w, dtype=torch.float64) for w in prediction.weights]
+        factors = [torch.tensor(w, dtype=torch.float64, device="cpu") for w in prediction.weights]
         given = (*_tensors(args, kwargs), *self.full_program.constants)
         output = self._own(program(self.layout.model, *given, *inputs, *factors, eager=eager))
         if prediction.observe is not None:

@@ -17,7 +17,7 @@ from torch import nn
 from skipcache.blocks import Override, Streams, quietly
 from skipcache.branches import branches_of
 from skipcache.engines import Features, Recent, StepResult, same_output
-from skipcache.engines.hooks.runs import CachedRun, FullRun, Run, WiringObserver
+from skipcache.engines.hooks.runs import CachedRun, FullRun, Run, Unwired, WiringObserver
 from skipcache.engines.hooks.wiring import Wiring
 from skipcache.predictors import Hold, Prediction
 from skipcache.stack import Plan, Stack, deep_blocks
@@ -106,14 +106,17 @@ class HookEngine:
             return self._first(forward, call)
         run = FullRun(self, call.batch, wiring)
         output = self._do(run, forward, call)
-        return StepResult(output, run.ran, features=Features(run.H, run.D))
+        return StepResult(output, run.ran, features=Features(run.H, run.D) if run.D else None)
 
     def cached(self, forward: Callable[..., Any], call: Call, prediction: Prediction) -> StepResult:
         wiring = self._wirings.get(call.signature)
         if wiring is None:  # another thread has dropped it
             return self.full(forward, call)
         run = CachedRun(self, call.batch, wiring, prediction)
-        output = self._do(run, forward, call)
+        try:
+            output = self._do(run, forward, call)
+        except Unwired:
+            return StepResult(call.run(forward), len(self.stack.blocks))
         prediction.saw(run.H)
         return StepResult(output, run.ran, full=False)
 

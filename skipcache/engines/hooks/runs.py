@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from skipcache.engines.hooks.engine import BlockForward, HookEngine
 
 
+class Unwired(RuntimeError):
+    """A block was called that the full step of this signature did not call."""
+
+
 class Run(Protocol):
     """One step of the model. `ran` counts the blocks that computed."""
 
@@ -135,6 +139,8 @@ class CachedRun:
 
     def block(self, block: BlockForward, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         index, stack, wiring = block.index, self.engine.stack, self.wiring
+        if index not in wiring.outlets:
+            raise Unwired(stack.blocks[index])
         if index in self._idle:
             return wiring.outlets[index].hand_through(arguments_of(args, kwargs))
         if index not in self.engine.deep:

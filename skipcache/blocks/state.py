@@ -1,0 +1,100 @@
+"""The state of a model that no argument shows: which weights, hooks and adapters a forward would use now.
+
+A pass with layers skipped (skip-layer guidance), with a LoRA switched off or with other weights (autoguidance by
+`functional_call`) has the sample, timestep and text of a plain pass. It must not take that pass's features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from itertools import chain
+from operator import attrgetter, is_
+from typing import Any
+
+from torch import nn
+
+from skipcache.blocks.override import Override, is_class_forward
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_ADAPTER = ("_disable_adapters", "_active_adapter", "merged_adapters", "scaling")  # of peft's layers
+
+
+class ModelState:
+    """Reads the state of one model as a value. Two equal values: nothing that is looked at differs between them.
+
+    Looked at: the modules of the tree, forwards set on instances, forward hooks, parameters and their in-place writes,
+    and peft's adapters. Not looked at: buffers, which models rewrite by themselves, and other attributes.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._value: Hashable = None
+        self._seen: tuple[Any, ...] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ModelState, (self._model,)
+
+    def read(self) -> Hashable:
+        """The state now. As long as nothing has changed this compares what is there with what was there."""
+        if self._seen is None or not self._is_unchanged():
+            self._index()
+        return self._value
+
+    def _is_unchanged(self) -> bool:
+        assert self._seen is not None
+        held, writes, sizes, hooks, forwards, adapters = self._seen
+        return (
+            self._counts() == (sizes, hooks)
+            and len(now := self._held()) == len(held)
+            and all(map(is_, now, held))
+            and self._writes(now) == writes
+            and all(module.__dict__.get("forward") is forward for module, forward in forwards)
+            and (not adapters or tuple(map(_shown, self._adapters)) == adapters)
+        )
+
+    def _held(self) -> tuple[Any, ...]:
+        """All child modules and parameters, in order."""
+        return tuple(chain.from_iterable(held.values() for held in self._registries))
+
+    def _writes(self, held: tuple[Any, ...]) -> int:
+        """How often the parameters were written to in place; inference tensors count no writes."""
+        tensors = [p for p in held[self._children :] if p is not None]
+        try:
+            return sum(map(attrgetter("_version"), tensors))
+        except RuntimeError:
+            return sum(p._version for p in tensors if not p.is_inference())
+
+    def _counts(self) -> tuple[int, int]:
+        return sum(map(len, self._dicts)), sum(map(len, self._hooks))
+
+    def _index(self) -> None:
+        """Walk the tree, and make the value."""
+        modules = list(self._model.modules())
+        trees = [module._modules for module in modules if module._modules]
+        self._registries = [*trees, *(module._parameters for module in modules if module._parameters)]
+        self._children = sum(map(len, trees))
+        self._dicts = [module.__dict__ for module in modules]
+        self._hooks = [module.__dict__[name] for module in modules for name in _HOOKS]
+        self._adapters = [module for module in modules if hasattr(module, "_disable_adapters")]
+        held = self._held()
+        forwards = [(m, m.__dict__["forward"]) for m in modules if "forward" in m.__dict__]
+        adapters = tuple(map(_shown, self._adapters))
+        self._seen = (held, self._writes(held), *self._counts(), forwards, adapters)
+        self._value = (
+            tuple(map(id, held)),
+            self._writes(held),
+            tuple((id(m), id(f)) for m, f in ((m, _foreign(f, m)) for m, f in forwards) if f is not None),
+            tuple(key for hooks in self._hooks for key in hooks),
+            adapters,
+        )
+
+
+def _foreign(forward: Any, module: nn.Module) -> Any:
+    """What stands under our own overrides, which come and go; None for the class's own forward."""
+    while isinstance(forward, Override):
+        forward = forward.previous
+    return None if is_class_forward(forward, module) else forward
+
+
+def _shown(module: nn.Module) -> Hashable:
+    return tuple(repr(getattr(module, name, None)) for name in _ADAPTER)
