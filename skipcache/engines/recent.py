@@ -32,6 +32,9 @@ class Recent(Generic[V]):
             while len(self._held) > self.most:
                 self._held.popitem(last=False)
 
+    def __len__(self) -> int:
+        return len(self._held)
+
     def values(self) -> list[V]:
         """The one used last comes last."""
         with self._lock:
