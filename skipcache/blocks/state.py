@@ -71,7 +71,10 @@ class ModelState:
         """Walk the tree, and make the value."""
         modules = list(self._model.modules())
         trees = [module._modules for module in modules if module._modules]
-        self._registries: list[dict[str, Any]] = [*trees, *(module._parameters for module in modules if module._parameters)]
+        self._registries: list[dict[str, Any]] = [
+            *trees,
+            *(module._parameters for module in modules if module._parameters),
+        ]
         self._children = sum(map(len, trees))
         self._dicts = [module.__dict__ for module in modules]
         self._hooks = [module.__dict__[name] for module in modules for name in _HOOKS]

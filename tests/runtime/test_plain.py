@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from torch.func import jvp, vmap
+from torch.func import jvp
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import skipcache
 from skipcache.runtime.plain import why_plain
 from tests.models.odd import Tiny, noise, tiny
+from tests.models.pipelines import denoiser, randn
 
 
 def test_the_reasons():
@@ -25,16 +27,16 @@ def test_the_reasons():
 @pytest.mark.filterwarnings("ignore:skipcache caches nothing")
 @pytest.mark.parametrize("engine", ["fx", "hooks"])
 @torch.no_grad()
-def test_forward_mode_and_vmap_give_what_the_plain_model_gives(engine):
-    plain, model = tiny(Tiny), skipcache.accelerate(tiny(Tiny), interval=3, engine=engine)
-    t = torch.full((2,), 700.0)
-    for i in range(4):
-        x = noise(seed=i)
-        got, want = (jvp(lambda x, m=m: m(x, t), (x,), (torch.ones_like(x),)) for m in (model, plain))
-        assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
-    stacked = torch.stack([noise(seed=i) for i in range(3)])
-    got, want = (vmap(lambda x, m=m: m(x, t))(stacked) for m in (model, plain))
-    assert torch.equal(got, want)
+def test_forward_mode_gives_what_the_plain_model_gives(engine):
+    plain, model = (denoiser("wan", num_layers=6) for _ in range(2))
+    skipcache.accelerate(model, interval=3, engine=engine)
+    kwargs = {"encoder_hidden_states": randn(1, 6, 12, seed=1), "return_dict": False}
+    with sdpa_kernel(SDPBackend.MATH):
+        for i, t in enumerate((900.0, 800.0, 700.0)):
+            x, kwargs["timestep"] = randn(1, 4, 3, 8, 8, seed=i), torch.full((1,), t)
+            got, want = (jvp(lambda x, m=m: m(x, **kwargs)[0], (x,), (torch.ones_like(x),)) for m in (model, plain))
+            assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
+    assert "forward-mode AD" in skipcache.report(model).reasons[0]
 
 
 @torch.no_grad()
