@@ -11,7 +11,7 @@ from itertools import chain
 from operator import attrgetter, is_
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from skipcache.blocks.override import Override, is_class_forward
 
@@ -23,7 +23,8 @@ class ModelState:
     """Reads the state of one model as a value. Two equal values: nothing that is looked at differs between them.
 
     Looked at: the modules of the tree, forwards set on instances, forward hooks, parameters and their in-place writes,
-    and peft's adapters. Not looked at: buffers, which models rewrite by themselves, and other attributes.
+    and peft's adapters. Not looked at: buffers, which models rewrite by themselves, other attributes, and parameters
+    that are offloaded to the meta device between calls.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -81,15 +82,21 @@ class ModelState:
         self._adapters = [module for module in modules if hasattr(module, "_disable_adapters")]
         held = self._held()
         forwards = [(m, m.__dict__["forward"]) for m in modules if "forward" in m.__dict__]
+        here = tuple(None if _is_away(x) else x for x in held)
         adapters = tuple(map(_shown, self._adapters))
         self._seen = (held, self._writes(held), *self._counts(), forwards, adapters)
         self._value = (
-            tuple(map(id, held)),
-            self._writes(held),
+            tuple(id(x) for x in here),
+            self._writes(here),
             tuple((id(m), id(f)) for m, f in ((m, _foreign(f, m)) for m, f in forwards) if f is not None),
             tuple(key for hooks in self._hooks for key in hooks),
             adapters,
         )
+
+
+def _is_away(x: Any) -> bool:
+    """A parameter on the meta device: sequential offloading puts another one there after each call."""
+    return isinstance(x, Tensor) and x.is_meta
 
 
 def _foreign(forward: Any, module: nn.Module) -> Any:

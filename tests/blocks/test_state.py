@@ -102,6 +102,21 @@ def test_inference_tensors_and_buffers_count_no_writes():
         assert state.read() == before
 
 
+def test_parameters_that_are_away_between_calls_are_not_looked_at():
+    model = net()
+    state = ModelState(model)
+
+    def away():
+        model[0].weight = nn.Parameter(torch.empty(4, 4, device="meta"))
+
+    away()
+    before = state.read()
+    away()
+    assert state.read() == before
+    model[0].weight = nn.Parameter(torch.ones(4, 4))
+    assert state.read() != before
+
+
 def test_copies_read_their_own_model():
     holder = nn.Module()
     holder.model = net()
