@@ -24,7 +24,7 @@ class ModelState:
 
     Looked at: the modules of the tree, forwards set on instances, forward hooks, parameters and their in-place writes,
     and peft's adapters. Not looked at: buffers, which models rewrite by themselves, other attributes, and parameters
-    that are offloaded to the meta device between calls.
+    that accelerate's hooks bring for each call.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -72,10 +72,9 @@ class ModelState:
         """Walk the tree, and make the value."""
         modules = list(self._model.modules())
         trees = [module._modules for module in modules if module._modules]
-        self._registries: list[dict[str, Any]] = [
-            *trees,
-            *(module._parameters for module in modules if module._parameters),
-        ]
+        # A hook of accelerate's puts other parameters on its module for each call.
+        own = [module for module in modules if module._parameters and "_hf_hook" not in module.__dict__]
+        self._registries: list[dict[str, Any]] = [*trees, *(module._parameters for module in own)]
         self._children = sum(map(len, trees))
         self._dicts = [module.__dict__ for module in modules]
         self._hooks = [module.__dict__[name] for module in modules for name in _HOOKS]
