@@ -35,9 +35,7 @@ class Counters:
         with self._lock:
             self.blocks_run += run
             self.blocks_saved += depth - run
-            self.calls[signature, full] += 1
-            if len(self.calls) > MAX_SIGNATURES:
-                del self.calls[next(iter(self.calls))]
+            self._add(signature, full)
             if visit.opens_step:
                 self.full_steps += full
                 self.cached_steps += not full
@@ -49,6 +47,12 @@ class Counters:
                 at.counted_full = True
                 self.full_at = (*self.full_at, at.index)
 
+    def repeat(self, signature: Hashable, depth: int) -> None:
+        """A call ran plain beside another one of its step: it cost as much as a full one, and is no step."""
+        with self._lock:
+            self.blocks_run += depth
+            self._add(signature, True)
+
     def serve(self, engine: str) -> None:
         """`engine` has served a call."""
         with self._lock:
@@ -58,3 +62,8 @@ class Counters:
         """Note a reason for `report`, once."""
         with self._lock:
             self.reasons[reason] = None
+
+    def _add(self, signature: Hashable, full: bool) -> None:
+        self.calls[signature, full] += 1
+        if len(self.calls) > MAX_SIGNATURES:
+            del self.calls[next(iter(self.calls))]

@@ -114,6 +114,7 @@ class CachedForward(Override):
             visit = trajectory.visit(call, self.pipelines.schedulers())
             if visit is None:
                 self.counters.because(REPEATED)
+                self.counters.repeat(call.signature, len(self.settings.stack.blocks))
                 return self.plain(*args, **kwargs)
             result = self._step(call, trajectory, visit)
         except BaseException:

@@ -285,5 +285,4 @@ def test_checkpoints_that_do_not_fit(tmp_path):
 
 def test_the_zoo_has_a_hunyuan_with_branches():
     assert any(block.skip_linear is not None for block in ZOO["hunyuan_dit"].build(0).blocks)
-    stack = skipcache.find_stack(build("hunyuan_dit"))
-    assert stack.native_skips and stack.reuse == "hold"
+    assert skipcache.find_stack(build("hunyuan_dit")).native_skips

@@ -15,9 +15,9 @@ def test_files(tmp_path):
     found = skipcache.calibrate(model, Guided(model).run, full_steps=5, progress=False)
     path = found.save(tmp_path / "deep" / "found.json")
     assert Calibration.load(path) == found and found.corrections is not None
-    damped = replace(found, damped=True, corrections=None)
+    damped = replace(found, predictor=Damped(), corrections=None)
     with pytest.raises(ValueError, match="slopes are those of Forecast"):
-        replace(found, damped=True, corrections=replace(found.corrections, slopes=(0.5,)))
+        replace(found, predictor=Damped(), corrections=replace(found.corrections, slopes=(0.5,)))
     assert Calibration.load(damped.save(tmp_path / "damped.json")) == damped
     assert (damped.predictor, found.predictor) == (Damped(), Forecast(1))
     whole = path.read_text()

@@ -84,3 +84,14 @@ def test_a_step_that_ends_in_an_error_is_not_counted():
     with pytest.raises(KeyboardInterrupt):
         run(model, steps=1)
     assert skipcache.report(model).full_steps == 1
+
+
+def test_a_repeated_call_counts_as_the_full_call_that_it_was_and_as_no_step():
+    model = skipcache.accelerate(tiny(depth=6), interval=3)
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([900.0, 900.0])
+    with torch.no_grad():
+        outputs = [model(x, t) for _ in range(3)]
+    report = skipcache.report(model)
+    assert (report.full_steps, report.cached_steps, report.blocks_run) == (1, 0, 3 * 6)
+    assert report.ideal_speedup == 1.0
+    assert torch.equal(outputs[0], outputs[2])
