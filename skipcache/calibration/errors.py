@@ -73,7 +73,7 @@ class Measure(Watcher):
             guess = main_output(self.engine.cached(self.plain, call, prediction).output, call)
             assert guess is not None and truth is not None
             self._sums[gap, ahead, visit.step].append((guess - truth).float().norm() / truth.float().norm())
-        self.trajectory.record(visit, *result.features)
+        visit.run.record(visit, *result.features)
         if visit.opens_step:
             self.tick()
         return result.output

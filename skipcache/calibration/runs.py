@@ -73,7 +73,7 @@ class Runs:
         self.uncached = Measure(self.model, engine, self.scheduler, reach, tick)
         with attached(engine):
             watch(self.uncached, self._run)
-        self.uncached.trajectory.drop()
+        self.uncached.trajectories.drop()
         if not self.costs:
             raise ValueError(f"run: it never called {type(self.model).__name__} with a sample and a timestep")
         self.steps = self.uncached.steps()

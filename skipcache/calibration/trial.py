@@ -122,7 +122,7 @@ class Trial(Watcher):
 
     def step(self, call: Call, visit: Visit, lane: int) -> Any:
         corrector = _Fitting(self, call, visit, self._aim(visit.step, lane, call)) if self.given is None else self.given
-        return self.runner.run(self.plain, call, self.trajectory, visit, corrector).output
+        return self.runner.run(self.plain, call, visit, corrector).output
 
     def fit_slope(self, aim: _Aim, call: Call, visit: Visit) -> None:
         """Between the outputs without a slope and with all of it, as if the blocks between were linear."""

@@ -14,7 +14,7 @@ from skipcache.policies import Interval
 from skipcache.predictors import Forecast
 from skipcache.runtime import correctable, main_output
 from skipcache.stack import Stack
-from skipcache.trajectory import Call, CallReader, Mark, Trajectory, Visit, timestep_values
+from skipcache.trajectory import Call, CallReader, Mark, Repeat, Runs, Visit, timestep_values
 
 PREDICTOR = Forecast(1)
 UNCACHED = Interval(1)
@@ -40,7 +40,7 @@ class Watcher(Override):
         super().__init__(model)
         self.stack, self.scheduler = stack, scheduler
         self.reader = CallReader.of(self.__wrapped__, stack.sample, stack.timestep)
-        self.trajectory = Trajectory(policy, predictor)
+        self.trajectories = Runs(policy, predictor)
         self.seen: list[list[SeenAt]] = []  # by run and step
         self.correctable = True
         self._times: list[list[tuple[float, ...]]] = []
@@ -51,8 +51,8 @@ class Watcher(Override):
         call = self.reader.read(args, kwargs)
         if call is None:
             return self.plain(*args, **kwargs)
-        visit = self.trajectory.visit(call, [] if self.scheduler is None else [self.scheduler])
-        if visit is None:
+        visit = self.trajectories.visit(call, [] if self.scheduler is None else [self.scheduler])
+        if isinstance(visit, Repeat):
             return self.plain(*args, **kwargs)
         if visit.opens_step:
             if visit.step == 0:
@@ -67,6 +67,7 @@ class Watcher(Override):
             self.begins(call, visit.at.view.count)
         lane = self._number(visit.lane)
         output = self.step(call, visit, lane)
+        visit.note(output)
         self.note(call, lane, output)
         return output
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import warnings
-import weakref
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -26,7 +25,7 @@ from skipcache.runtime.plain import REPEATED, why_plain
 from skipcache.runtime.report import Report
 from skipcache.runtime.settings import Settings
 from skipcache.runtime.step import StepRunner
-from skipcache.trajectory import Call, CallReader, NamedLanes, Trajectory, Visit, blank_call
+from skipcache.trajectory import Call, CallReader, NamedLanes, Repeat, Runs, Visit, blank_call
 
 MAX_OUTLINES = 16
 
@@ -90,7 +89,7 @@ class CachedForward(Override):
     def reset(self) -> None:
         """Empty caches and counters on all threads: whatever comes next begins a trajectory."""
         self._local = threading.local()
-        self._trajectories: weakref.WeakSet[Trajectory] = weakref.WeakSet()
+        self.runs = Runs(self.settings.policy, self.settings.predictor, lambda: self.pipelines.ignored)
         self._outlines: Recent[Call] = Recent(MAX_OUTLINES)
         self.state = ModelState(self.module)
         self.counters = Counters()
@@ -106,29 +105,34 @@ class CachedForward(Override):
         if instead is not None:
             return instead(args, kwargs)
         call = self._read(args, kwargs)
-        trajectory = self._trajectory()
         if call is None:
-            trajectory.drop()
+            self.runs.drop()
             return self.plain(*args, **kwargs)
+        visit = self.runs.visit(call, self.pipelines.schedulers())
+        if isinstance(visit, Repeat):
+            return self._repeat(call, visit)
         try:
-            visit = trajectory.visit(call, self.pipelines.schedulers())
-            if visit is None:
-                self.counters.because(REPEATED)
-                self.counters.repeat(call.signature, len(self.settings.stack.blocks))
-                return self.plain(*args, **kwargs)
-            result = self._step(call, trajectory, visit)
+            result = self._step(call, visit)
         except BaseException:
             # A step that ended half-way leaves nothing: the next call begins a trajectory.
-            trajectory.drop()
+            self.runs.drop(visit.run)
             raise
+        visit.note(result.output)
         self._count(call, visit, result)
         return result.output
 
-    def _step(self, call: Call, trajectory: Trajectory, visit: Visit) -> StepResult:
+    def _repeat(self, call: Call, repeat: Repeat) -> Any:
+        self.counters.because(REPEATED)
+        self.counters.repeat(call.signature, len(self.settings.stack.blocks))
+        output = self.plain(*call.args, **call.kwargs)
+        repeat.note(output)
+        return output
+
+    def _step(self, call: Call, visit: Visit) -> StepResult:
         corrections = self._corrections(visit)
         if not self.settings.policy.caches:
             return StepResult(self.plain(*call.args, **call.kwargs), len(self.settings.stack.blocks))
-        result = self.runner.run(self.plain, call, trajectory, visit, corrections)
+        result = self.runner.run(self.plain, call, visit, corrections)
         if result.features is not None and result.features.H is None and reads_drift(self.settings.policy):
             self._say("the policy follows what enters the first block, and that cannot be told apart; keep=1 helps")
         return result
@@ -163,15 +167,6 @@ class CachedForward(Override):
         self._say(reason)
         return None
 
-    def _trajectory(self) -> Trajectory:
-        """The calling thread's own."""
-        found = getattr(self._local, "trajectory", None)
-        if found is None:
-            found = Trajectory(self.settings.policy, self.settings.predictor, self.pipelines.ignored)
-            self._local.trajectory = found
-            self._trajectories.add(found)
-        return found
-
     def _say(self, reason: str) -> None:
         """Note why nothing is cached, and warn, once, where nothing was ever cached."""
         self.counters.because(reason)
@@ -203,7 +198,7 @@ class CachedForward(Override):
             blocks_run=counters.blocks_run,
             blocks_saved=counters.blocks_saved,
             ideal_speedup=ideal_speedup(counters.calls, self._outlines.values(), self._flops),
-            cache_bytes=sum(x.numel() * x.element_size() for t in list(self._trajectories) for x in t.tensors),
+            cache_bytes=sum(x.numel() * x.element_size() for x in self.runs.tensors),
             engine=" and ".join(counters.engines) or self.engines[0].name,
             full_at=counters.full_at,
             reasons=tuple(counters.reasons),

@@ -12,7 +12,7 @@ from skipcache.blocks import Snapshot
 from skipcache.engines import Engine, StepResult
 from skipcache.predictors import Predictor
 from skipcache.runtime.corrections import correctable, main_output, with_main_output
-from skipcache.trajectory import WRITES, Call, Trajectory, Visit, versions
+from skipcache.trajectory import WRITES, Call, Visit, versions
 
 IDLE = "the forward did not run its blocks on a step, so that there was nothing to cache"
 
@@ -51,7 +51,6 @@ class StepRunner:
         self,
         forward: Callable[..., Any],
         call: Call,
-        trajectory: Trajectory,
         visit: Visit,
         corrector: Corrector | None = None,
     ) -> StepResult:
@@ -60,7 +59,7 @@ class StepRunner:
         if result is None:
             result = self.full(forward, call)
         if result.features is not None:
-            trajectory.record(visit, *result.features)
+            visit.run.record(visit, *result.features)
         return result if corrector is None else _corrected(result, call, visit, corrector)
 
     def full(self, forward: Callable[..., Any], call: Call) -> StepResult:

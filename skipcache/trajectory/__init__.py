@@ -1,9 +1,10 @@
 from skipcache.trajectory.cache import FeatureCache
 from skipcache.trajectory.call import WRITES, Call, CallReader, blank_call, versions, zero_call
-from skipcache.trajectory.direction import timestep_values
 from skipcache.trajectory.lane_names import NamedLanes
 from skipcache.trajectory.mark import Mark
-from skipcache.trajectory.places import OpenStep, Visit
+from skipcache.trajectory.places import OpenStep, Repeat, Visit
+from skipcache.trajectory.runs import Runs
+from skipcache.trajectory.time import timestep_values
 from skipcache.trajectory.trajectory import Trajectory
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "Mark",
     "NamedLanes",
     "OpenStep",
+    "Repeat",
+    "Runs",
     "Trajectory",
     "Visit",
     "blank_call",

@@ -18,6 +18,7 @@ from skipcache.trajectory.cache import FeatureCache
 from skipcache.trajectory.call import Call
 from skipcache.trajectory.drift import farthest
 from skipcache.trajectory.mark import Mark, angle
+from skipcache.trajectory.sample import Seen
 
 MAX_LANES = 8
 LITTLE = 0.8  # radians; two texts are nearly orthogonal, as two noises are
@@ -27,26 +28,28 @@ LITTLE = 0.8  # radians; two texts are nearly orthogonal, as two noises are
 class Lane:
     """Who is called: the model's state, the conditioning and the sample at the last call, and the step of it.
 
-    `cache` is what it holds.
+    `cache` is what it holds. `seen`: what its next sample may go on from, where samples are read.
     """
 
     context: str | None
     structure: Hashable
+    samples: Hashable
     state: Hashable
     conditioning: tuple[Mark, ...]
     cache: FeatureCache
     step: int = -1
     sample: Mark | None = None
+    seen: Seen | None = None
 
     @classmethod
     def of(cls, call: Call, follows: bool = False) -> Lane:
         marks = tuple(map(Mark.of, call.conditioning))
-        return cls(call.context, call.structure, call.state, marks, FeatureCache(follows))
+        return cls(call.context, call.structure, call.sample_structure, call.state, marks, FeatureCache(follows))
 
-    def enter(self, call: Call, step: int) -> None:
+    def enter(self, call: Call, step: int, seen: Seen | None = None) -> None:
         """The lane is called at `step`."""
         self.conditioning = tuple(map(Mark.of, call.conditioning))
-        self.sample, self.step = Mark.of(call.sample), step
+        self.sample, self.step, self.seen = Mark.of(call.sample), step, seen
 
     def is_near(self, call: Call, leaves: Iterable[int]) -> bool:
         """All of these leaves, tensors, have turned by a little only since the lane's last call."""
@@ -96,12 +99,14 @@ class Found:
         evidence: of the call's structure, as it is after this call.
         gone: lanes that are too far behind to be any call's.
         untrusted: lanes that may have been taken for another one; their features are dropped.
+        is_same: all of its conditioning is the lane's own.
     """
 
     lane: Lane | None
     evidence: Evidence
     gone: tuple[Lane, ...] = ()
     untrusted: tuple[Lane, ...] = ()
+    is_same: bool = False
 
 
 class Lanes:
@@ -136,13 +141,13 @@ class Lanes:
         proven = evidence.with_proven(leaves if last_step >= 0 else set())
         for lane in known:
             if not lane.misses(call, leaves):
-                return Found(lane, proven)
+                return Found(lane, proven, is_same=True)
         waiting = [lane for lane in known if lane.step != step]
         if self._crowded:
             return Found(_by_value(call, waiting, Evidence()), evidence)
         equal = _by_value(call, waiting, evidence)
         if equal is not None:
-            return Found(equal, evidence.with_proven(leaves - evidence.volatile))
+            return Found(equal, evidence.with_proven(leaves - evidence.volatile), is_same=not evidence.volatile)
         return self._without_volatile(call, waiting, evidence, last_step)
 
     def _without_volatile(self, call: Call, waiting: list[Lane], evidence: Evidence, last_step: int) -> Found:
@@ -179,8 +184,27 @@ class Lanes:
         """The lanes like `call` whose last call was no recorded full step."""
         return tuple(lane for lane in self._like(call) if lane.cache.last_full < lane.step)
 
-    def know(self, structure: Hashable) -> bool:
+    def know_structure(self, structure: Hashable) -> bool:
         return any(lane.structure == structure for lane in self.all)
+
+    def know_sample(self, call: Call) -> bool:
+        """Some lane has samples of these shapes, dtypes and devices."""
+        return any(lane.samples == call.sample_structure for lane in self.all)
+
+    def seen_by(self, lane: Lane | None, steps: tuple[int, ...]) -> list[Seen]:
+        """What the next sample of `lane` may go on from; of any lane, where it was not called at one of `steps`."""
+        lanes = self.all if lane is None or lane.step not in steps else [lane]
+        seen = {id(x.seen): x.seen for x in lanes if x.seen is not None and x.step in steps}
+        return list(seen.values())
+
+    def see(self, call: Call, step: int, lane: Lane) -> Seen:
+        """The sample of `call`, which another lane may have been given at this step."""
+        for other in self.all:
+            if other is lane or other.step != step or other.seen is None or other.sample is None:
+                continue
+            if (len(call.samples) == 1 and other.sample.same(call.sample)) or other.seen.is_of(call.samples):
+                return other.seen
+        return Seen(call.samples, lane.seen)
 
     def add(self, call: Call) -> Lane:
         """A new lane. Of more than eight, the one that was called longest ago goes.

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from skipcache.policies import Step
-from skipcache.trajectory.clock import Instant
-from skipcache.trajectory.lanes import Lane
+from skipcache.trajectory.lanes import Found, Lane
+from skipcache.trajectory.time import Instant
+
+if TYPE_CHECKING:
+    from skipcache.trajectory.trajectory import Trajectory
 
 
 @dataclass(eq=False)
@@ -28,44 +32,62 @@ class OpenStep:
     counted_full: bool = False
 
 
-@dataclass(frozen=True)
-class Ahead:
-    """The call is so many steps after the last one; 0: at the same step."""
+@dataclass(frozen=True, eq=False)
+class Fits:
+    """The call belongs to the trajectory.
 
-    steps: int
+    Attributes:
+        instant: its time, with the position in the trajectory's own run.
+        steps: how many it is after the last call; 0: at the same step.
+        found: among the lanes.
+        turn: of the sample, where it was measured: how far it is from what its lane's last one leads to, 0 to 1.
+        is_sure: nothing is left to doubt: the sample was measured, or position and conditioning are the lane's own.
+    """
 
-
-class NewRun:
-    """The call begins a trajectory."""
-
-
-class Unknown:
-    """Only reading the device could tell."""
-
-
-class Repeat:
-    """The call repeats one of this step: same sample, timestep and conditioning. It must leave no trace."""
-
-
-Advance = Ahead | NewRun | Unknown
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a call belongs: its lane, None for an unseen one, and how far it is from the last call."""
-
-    lane: Lane | None
-    advance: Ahead | NewRun | Repeat
     instant: Instant
+    steps: int
+    found: Found
+    turn: float | None = None
+    is_sure: bool = False
+
+    @property
+    def lane(self) -> Lane | None:
+        return self.found.lane
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class NewRun:
+    """The call begins a run. `in_turns`: at the very time of the run before came another sample with its conditioning.
+
+    Where samples are not read, these two may be tiles of one image, called in turns: neither may then reuse anything.
+    """
+
+    in_turns: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Repeat:
+    """The call repeats one of this step, of `lane`: same sample, timestep and conditioning. It must run plain."""
+
+    lane: Lane
+
+    def note(self, output: Any) -> None:
+        """The model gave `output`, and the sampler may go on with it."""
+        if self.lane.seen is not None:
+            self.lane.seen.note(output)
+
+
+Place = Fits | NewRun | Repeat
+
+
+@dataclass(frozen=True, eq=False)
 class Visit:
-    """The answer for one call: its lane, its step, and whether all blocks must run.
+    """The answer for one call: its run, its lane, its step, and whether all blocks must run.
 
     `opens_step`: no other call of the step came before.
     """
 
+    run: Trajectory
     lane: Lane
     at: OpenStep
     full: bool
@@ -75,3 +97,8 @@ class Visit:
     def step(self) -> int:
         """The index of the step."""
         return self.at.index
+
+    def note(self, output: Any) -> None:
+        """The model gave `output`, and the sampler goes on with it."""
+        if self.lane.seen is not None:
+            self.lane.seen.note(output)

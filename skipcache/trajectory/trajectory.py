@@ -1,14 +1,11 @@
-"""Calls -> (trajectory, step, lane), with no step count and no reset by the user; owns the cached features.
+"""One sampling run: its steps and lanes, and the cached features. `place` says how a call fits, `enter` takes it in.
 
-A trajectory is one sampling run. It begins at the first call, at a scheduler's `set_timesteps`, at a timestep against
-the direction of the run, and at a sample of another shape, dtype or device. In doubt a step is full: a wrong reuse is
-a defect, a lost saving is not.
+A call fits only if all that can be known of it fits: the scheduler's run and position, or the timestep and the
+direction; the conditioning; the sample; the model's state. In doubt it begins another run, whose first step is full: a
+wrong reuse is a defect, a lost saving is not.
 """
 
 from __future__ import annotations
-
-from collections.abc import Hashable, Sequence
-from typing import Any
 
 from torch import Tensor
 
@@ -16,64 +13,157 @@ from skipcache.blocks import Streams, on_host
 from skipcache.policies import Policy, Step, reads_drift
 from skipcache.predictors import Predictor
 from skipcache.trajectory.call import Call
-from skipcache.trajectory.clock import Clock, Instant
-from skipcache.trajectory.direction import Direction
-from skipcache.trajectory.lanes import Lane, Lanes
-from skipcache.trajectory.places import Advance, Ahead, NewRun, OpenStep, Place, Repeat, Unknown, Visit
+from skipcache.trajectory.lanes import Found, Lane, Lanes
+from skipcache.trajectory.places import Fits, NewRun, OpenStep, Place, Repeat, Visit
 from skipcache.trajectory.processes import agreed
+from skipcache.trajectory.sample import RECENT, Turn
+from skipcache.trajectory.time import Direction, Instant, same_run
 
 
 class Trajectory:
-    """The run that one thread is in. `visit` places a call and decides, `record` keeps what a full step left."""
+    """One run.
 
-    def __init__(self, policy: Policy, predictor: Predictor, ignored: tuple[Tensor, ...] = ()) -> None:
+    Attributes:
+        at: the step of the last call; None before the first.
+        full_at: the steps that were full.
+        goes_on: it was called after another run had begun on its thread, or began at one time with that run.
+        turns: by how much its samples turned, at each step where that was measured.
+    """
+
+    def __init__(self, policy: Policy, predictor: Predictor, in_turns: bool = False) -> None:
         self.policy, self.predictor = policy, predictor
-        self.clock = Clock(ignored)
+        self.lanes = Lanes(follows=reads_drift(policy))
         self.direction = Direction()
-        self.drop()
-
-    def drop(self) -> None:
-        """Forget the run: the next call begins another one."""
-        self.lanes = Lanes(follows=reads_drift(self.policy))
-        self.direction.restart()
         self.at: OpenStep | None = None
+        self.full_at: tuple[int, ...] = ()
+        self.goes_on = False
+        self.turns: list[float] = []
+        self._in_turns = in_turns  # another run seems to be called in turns with this one
         self._last_full = -1
-        self._sample: Hashable = None
-        self._in_turns = False  # another run seems to be called in turns with this one
-
-    def visit(self, call: Call, schedulers: Sequence[Any] = ()) -> Visit | None:
-        """Where `call` stands; None for one that repeats another call of its step, and must run plain.
-
-        The lane is entered, so that another call of it is known as another step.
-        """
-        last = self.at
-        place = self._place(call, self.clock.read(call, list(schedulers), last.instant if last else None))
-        if isinstance(place.advance, Repeat):
-            return None
-        if isinstance(place.advance, NewRun):
-            place = self._begin(call, place)
-        assert isinstance(place.advance, Ahead)
-        opens = place.advance.steps > 0
-        at = self._open_step(place.instant, place.advance.steps) if opens or self.at is None else self.at
-        full = self._decide(call, at, place.lane, opens)
-        lane = place.lane or self.lanes.add(call)
-        lane.enter(call, at.index)
-        return Visit(lane, at, full, opens)
-
-    def record(self, visit: Visit, H: Streams | None, D: Streams) -> None:
-        """Keep what the predictor needs of a full step."""
-        visit.lane.cache.record(visit.step, H, D, self.predictor)
 
     @property
     def tensors(self) -> list[Tensor]:
         """All cached tensors."""
         return self.lanes.tensors
 
+    def release(self) -> None:
+        """Drop the features, and go on knowing who is called: the next step is full."""
+        for lane in self.lanes.all:
+            lane.cache.forget()
+
+    # How a call fits
+
+    def place(self, call: Call, instant: Instant) -> Place:
+        """How `call` fits this run, at `instant`, whose position is not known yet. Nothing is changed."""
+        last = self.at
+        if last is None or not self.lanes.know_sample(call):
+            return NewRun()
+        instant = instant.after(last.instant)
+        if not same_run(instant.run, last.instant.run):
+            return NewRun()
+        steps = self._ahead(instant, last.instant)
+        if steps is not None and steps < 0:
+            return NewRun()
+        return self._fit(call, instant, last, steps)
+
+    def _ahead(self, instant: Instant, last: Instant) -> int | None:
+        """How many steps `instant` is after `last`; -1 for a turn back, None where only reading the device could tell."""
+        if instant.position is not None:
+            turns = instant.directions_from(last)
+            if turns is not None and not self.direction.fits(*turns):
+                return -1
+            # A scheduler's step_index is None until its first step, so that a position then is one step on.
+            return 1 if last.position is None else max(-1, instant.position - last.position)
+        if instant.is_dark:
+            return 0 if last.mark.same(instant.mark.value) else None
+        return self._ahead_by_time(instant, last)
+
+    def _ahead_by_time(self, instant: Instant, last: Instant) -> int:
+        if instant.timesteps == last.timesteps:
+            return 0
+        return -1 if self.direction.turns_back(last.timesteps, instant.timesteps) else 1
+
+    def _fit(self, call: Call, instant: Instant, last: OpenStep, steps: int | None) -> Place:
+        same_step = not steps
+        at, before = (last.index, last.before) if same_step else (last.index + 1, last.index)
+        repeated = next((x for x in self.lanes.all if x.step == last.index and _repeats(x, call)), None)
+        if steps == 0 and repeated is not None:
+            return Repeat(repeated)
+        found = self.lanes.find(call, at, before)
+        if steps is None:
+            steps = 0 if found.lane is not None else self._ahead_by_time(instant, last.instant)
+            if steps < 0:
+                return NewRun()
+        if steps == 0 and found.lane is not None and found.lane.step == last.index:
+            return self._again(call, found, instant, last)
+        if instant.run is None and steps and not self.lanes.know_structure(call.structure):
+            return NewRun()
+        return self._by_sample(call, found, instant, steps)
+
+    def _by_sample(self, call: Call, found: Found, instant: Instant, steps: int) -> Place:
+        """The call, unless its sample belongs to another run."""
+        turn = self._turn(call, found.lane, instant)
+        if turn is not None and not turn.fits(self.turns):
+            # At one time another sample with another text is a lane (areas of one image), else it is another run.
+            return NewRun() if steps or found.lane is not None else Fits(instant, 0, found)
+        sure = turn is not None or (instant.position is not None and found.is_same and not self._in_turns)
+        return Fits(instant, steps, found, None if turn is None else turn.size, sure)
+
+    def _again(self, call: Call, found: Found, instant: Instant, last: OpenStep) -> Place:
+        """A second call of a lane at one time, with another sample: the next evaluation of a step (Heun), or another run.
+
+        Where the sample is not read it is the next step if the scheduler's timesteps repeat, or may repeat. Else it is
+        another run, perhaps called in turns with this one (tiles of one image).
+        """
+        lane, new = found.lane, NewRun(in_turns=True)
+        assert lane is not None
+        turn = self._turn(call, lane, instant)
+        if lane.sample is None or lane.sample.same(call.sample) or (turn is not None and not turn.fits(self.turns)):
+            return NewRun(in_turns=turn is None)
+        on = Fits(instant, 1, found, None if turn is None else turn.size, turn is not None)
+        if instant.is_dark and not (last.instant.mark.is_sure and last.instant.mark.same(instant.mark.value)):
+            return on
+        if instant.run is not None and instant.position is not None:
+            if instant.counted or not instant.run.repeats(instant.position):
+                return new
+            return Fits(instant.next(), 1, found, on.turn, on.is_sure)
+        return new if last.before < 0 or (self._in_turns and last.before == 0) else on
+
+    def _turn(self, call: Call, lane: Lane | None, instant: Instant) -> Turn | None:
+        """Of the call's sample, from the last ones of its lane, or of any lane where it is a new one; None: not read."""
+        if not _reads(call, instant):
+            return None
+        assert self.at is not None
+        seen = self.lanes.seen_by(lane, (self.at.index, self.at.before))
+        turns = [x.turn(call.samples) for x in seen if x.fits(call.samples)]
+        return min(turns, key=lambda turn: turn.size) if turns else None
+
+    # Taking a call in
+
+    def enter(self, call: Call, place: Fits | NewRun, instant: Instant) -> Visit:
+        """The call is one of this run; a `NewRun` is its first, at `instant`."""
+        fits = isinstance(place, Fits)
+        steps = place.steps if fits else 1
+        instant = place.instant if fits else instant.after(None)
+        lane = self.lanes.settle(call, place.found) if fits else None
+        opens = steps > 0 or self.at is None
+        if fits and opens and place.turn is not None:
+            self.turns = [*self.turns[1 - RECENT :], place.turn]
+        at = self._open_step(instant, steps) if opens or self.at is None else self.at
+        full = self._decide(call, at, lane, opens)
+        lane = lane or self.lanes.add(call)
+        lane.enter(call, at.index, self.lanes.see(call, at.index, lane) if _reads(call, instant) else None)
+        return Visit(self, lane, at, full, opens)
+
+    def record(self, visit: Visit, H: Streams | None, D: Streams) -> None:
+        """Keep what the predictor needs of a full step."""
+        visit.lane.cache.record(visit.step, H, D, self.predictor)
+
     # Full or cached: the one place where it is decided. An engine may still have to run in full, and says so.
 
     def _decide(self, call: Call, at: OpenStep, lane: Lane | None, opens: bool) -> bool:
         """True where all blocks must run: by the step, for a lane without features, or because a process says so."""
-        full = at.full or lane is None or lane.cache.last_full < self._last_full
+        full = at.full or lane is None or lane.cache.last_full < self._last_full or lane.cache.last_full < 0
         if getattr(self.policy, "agree", False) and agreed(full, call.sample.device) and not full:
             full = True
             if opens:
@@ -96,17 +186,21 @@ class Trajectory:
         """The step is full whatever the policy says: it is the first, or where it stands is in doubt."""
         if last is None:
             return True
-        forced = instant.run is None and last.instant.timesteps == instant.timesteps
-        if instant.position is None and not instant.is_dark and not self.direction.sense:
-            forced = self.direction.learn(last.instant.timesteps, instant.timesteps) or forced
-        return forced or (self._in_turns and last.index == 0)
+        turns = instant.directions_from(last.instant)
+        if turns is not None:
+            self.direction.agree(*turns)
+        if instant.position is None and not instant.is_dark:
+            self.direction.learn(last.instant.timesteps, instant.timesteps)
+        one_time = instant.run is None and last.instant.timesteps == instant.timesteps
+        return one_time or (self._in_turns and last.index == 0)
 
     def _view(self, instant: Instant, last: OpenStep | None, index: int) -> Step:
         lanes, run, direction = self.lanes, instant.run, self.direction
+        before, before_at = (None, -1) if last is None else (last.instant, last.index)
         return Step(
             index,
             timesteps=lambda: instant.timesteps,
-            before=None if last is None else lambda: last.instant.timesteps,
+            before=None if before is None else lambda: before.timesteps,
             direction=lambda: direction.sense if run is None else run.direction,
             count=None if run is None else len(run.timesteps),
             position=instant.position,
@@ -114,77 +208,15 @@ class Trajectory:
             noisy=run is not None and run.is_noisy,
             on_host=on_host(instant.timestep),
             since=index - self._last_full,
-            drift=lambda: lanes.drift(-1 if last is None else last.index),
+            drift=lambda: lanes.drift(before_at),
         )
 
-    # Placing a call
 
-    def _place(self, call: Call, instant: Instant) -> Place:
-        """The lane of `call`, and how far it is from the last call."""
-        last = self.at
-        if last is None or instant.run is not last.instant.run or call.sample_structure != self._sample:
-            return Place(None, NewRun(), instant)
-        advance = self._ahead(instant, last.instant)
-        if isinstance(advance, NewRun):
-            return Place(None, advance, instant)
-        same_step = isinstance(advance, Unknown) or advance.steps == 0
-        at, before = (last.index, last.before) if same_step else (last.index + 1, last.index)
-        repeated = same_step and any(_repeats(lane, call) for lane in self.lanes.all if lane.step == last.index)
-        if repeated and isinstance(advance, Ahead):
-            return Place(None, Repeat(), instant)
-        lane = self.lanes.take(call, at, before)
-        if isinstance(advance, Unknown):
-            advance = Ahead(0) if lane is not None else self._ahead(instant, last.instant, read=True)
-            assert not isinstance(advance, Unknown)
-        if advance == Ahead(0) and lane is not None and lane.step == last.index:
-            return self._again(call, lane, instant, last)
-        if instant.run is None and advance == Ahead(1) and not self.lanes.know(call.structure):
-            return Place(None, NewRun(), instant)
-        return Place(lane, advance, instant)
-
-    def _ahead(self, instant: Instant, last: Instant, read: bool = False) -> Advance:
-        """How far `instant` is from `last`. `read`: look at the device where nothing else tells."""
-        if instant.position is not None:
-            turns = instant.directions_from(last)
-            if turns is not None and self.direction.contradicts(*turns):
-                return NewRun()
-            # A scheduler's step_index is None until its first step, so that a position then is one step on.
-            steps = 1 if last.position is None else instant.position - last.position
-            return Ahead(steps) if steps >= 0 else NewRun()
-        if instant.is_dark and not read:
-            return Ahead(0) if last.mark.same(instant.mark.value) else Unknown()
-        if instant.timesteps == last.timesteps:
-            return Ahead(0)
-        return NewRun() if self.direction.turns_back(last.timesteps, instant.timesteps) else Ahead(1)
-
-    def _again(self, call: Call, lane: Lane, instant: Instant, last: OpenStep) -> Place:
-        """A second call of `lane` at one time.
-
-        Another sample is the next step where the scheduler's timesteps repeat, or may repeat. Else
-        it is another run, perhaps called in turns with this one (tiles of one image); then neither may reuse anything.
-        """
-        on, new = Place(lane, Ahead(1), instant), Place(lane, NewRun(), instant)
-        if lane.sample is None or lane.sample.same(call.sample):
-            return new
-        if instant.is_dark and not (last.instant.mark.is_sure and last.instant.mark.same(instant.mark.value)):
-            return on
-        if instant.run is not None and instant.position is not None:
-            if instant.counted or not instant.run.repeats(instant.position):
-                return new
-            return Place(lane, Ahead(1), instant.next())
-        return new if last.before < 0 or (self._in_turns and last.before == 0) else on
-
-    def _begin(self, call: Call, place: Place) -> Place:
-        """A new trajectory. A run that its scheduler did not announce is placed by its timesteps alone."""
-        instant, lane, last = place.instant, place.lane, self.at
-        in_turns = lane is not None and lane.sample is not None and not lane.sample.same(call.sample)
-        self.drop()
-        self._sample, self._in_turns = call.sample_structure, in_turns
-        run = instant.run
-        if last is not None and run is not None and run is last.instant.run and not run.holds(call.timestep):
-            self.clock.forget()
-            instant = Instant.of(call.timestep)
-        return Place(None, Ahead(1), instant)
+def _reads(call: Call, instant: Instant) -> bool:
+    """The sample is evidence: it is read on the host, and on a device where the timestep is read there anyway."""
+    if call.sample.is_meta or (instant.run is not None and instant.run.renoises):
+        return False
+    return instant.run is None or on_host(call.sample)
 
 
 def _repeats(lane: Lane, call: Call) -> bool:

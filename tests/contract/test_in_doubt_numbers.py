@@ -9,7 +9,7 @@ from torch import nn
 
 import skipcache
 from skipcache.runtime.corrections import Corrections
-from skipcache.trajectory.scheduler_run import SchedulerRun
+from skipcache.trajectory.time.scheduler_run import SchedulerRun
 
 
 @pytest.mark.parametrize(

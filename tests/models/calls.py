@@ -3,8 +3,8 @@
 import torch
 
 from skipcache import Delta, Interval
+from skipcache.trajectory import Repeat, Runs
 from skipcache.trajectory.call import CallReader
-from skipcache.trajectory.trajectory import Trajectory
 
 NAMES = ("hidden_states", "timestep", "text", "residuals")
 
@@ -29,11 +29,16 @@ class Denoiser:
     Where no sample is given it goes on from the last one, as a sampler's does.
     """
 
-    def __init__(self, policy=None, predictor=None, schedulers=(), **settings):
-        self.trajectory = Trajectory(policy or Interval(3), predictor or Delta(), **settings)
+    def __init__(self, policy=None, predictor=None, schedulers=(), ignored=()):
+        self.runs = Runs(policy or Interval(3), predictor or Delta(), lambda: ignored)
         self.schedulers = list(schedulers)
         self.x = tensor()
         self._lanes, self._known = None, []
+
+    @property
+    def trajectory(self):
+        """The run of the last call."""
+        return self.runs.latest
 
     def goes_on(self):
         """The next sample."""
@@ -47,15 +52,15 @@ class Denoiser:
     def __call__(self, t, *conditioning, x=None, context=None, state=None, **kwargs):
         x = self.goes_on() if x is None else x
         call = CallReader(NAMES, "hidden_states", "timestep").read((x, t, *conditioning), kwargs, context, state)
-        visit = self.trajectory.visit(call, self.schedulers)
-        if visit is None:
+        visit = self.runs.visit(call, self.schedulers)
+        if isinstance(visit, Repeat):
             return None
         self.lane = visit.lane
         assert visit.full or visit.lane.cache.kept, "a cached step without a feature"
         if visit.full:
-            self.trajectory.record(visit, (tensor(),), (tensor(),))
-        if self._lanes is not self.trajectory.lanes:
-            self._lanes, self._known = self.trajectory.lanes, []
+            visit.run.record(visit, (tensor(),), (tensor(),))
+        if self._lanes is not visit.run.lanes:
+            self._lanes, self._known = visit.run.lanes, []
         if not any(visit.lane is lane for lane in self._known):
             self._known.append(visit.lane)
         return visit.step, visit.full, [visit.lane is lane for lane in self._known].index(True)

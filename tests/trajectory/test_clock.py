@@ -8,8 +8,8 @@ from diffusers import DDIMScheduler
 
 from skipcache import Interval
 from skipcache.trajectory.call import CallReader
-from skipcache.trajectory.clock import Clock, Instant
-from skipcache.trajectory.scheduler_run import SchedulerRun
+from skipcache.trajectory.time.clock import Clock, Instant
+from skipcache.trajectory.time.scheduler_run import SchedulerRun
 from tests.models.calls import Denoiser, every, full_at, tensor
 from tests.models.schedulers import started
 
@@ -118,7 +118,8 @@ def test_an_instant_is_dark_where_a_run_is_known_and_reading_would_synchronise()
 def test_a_clock_reads_the_run_whose_memory_it_is_given():
     one, other = started(DDIMScheduler(), 4), started(DDIMScheduler(), 5)
     clock, reader = Clock(), CallReader(("x", "t"), "x", "t")
-    read = [clock.read(reader.read((tensor(), t), {}), [one, other], None) for t in (other.timesteps[2], 1.5)]
+    calls = [reader.read((tensor(), t), {}) for t in (other.timesteps[2], 1.5)]
+    read = [clock.read(call, [one, other]).after(None) for call in calls]
     assert read[0].run.timesteps is other.timesteps and read[0].position == 2
     assert read[1].run is read[0].run and read[1].position is None, "the run goes on where no other one is new"
     clock.forget()

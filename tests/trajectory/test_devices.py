@@ -121,8 +121,11 @@ def test_no_device_is_read_where_timesteps_are_views(blind, kind, way):
             assert found == [(step, step % 3 == 0, lane) for lane in (0, 1)]
 
 
-def test_no_device_is_read_where_timesteps_are_floats(blind):
+def test_one_look_a_step_where_no_scheduler_is_known(blind):
+    """At the sample; timesteps that are floats say as much as they can."""
     model, texts = Denoiser(), (tensor(), tensor())
-    with blind():
+    with blind(allowed=True):
         for step, t in enumerate([900.0, 800.0, 700.0, 600.0]):
-            assert [model(t, text)[:2] for text in texts] == [(step, step % 3 == 0)] * 2
+            x, blind.reads = model.goes_on(), 0
+            assert [model(t, text, x=x)[:2] for text in texts] == [(step, step % 3 == 0)] * 2
+            assert blind.reads <= 2

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skipcache.trajectory.direction import Direction, direction, timestep_values
+from skipcache.trajectory.time.direction import Direction, direction, timestep_values
 
 
 @pytest.mark.parametrize(
@@ -41,16 +41,13 @@ def test_where_some_fall_and_others_rise_there_is_no_direction(before, after):
     assert Direction().turns_back(before, after), "and the call begins a run"
 
 
-def test_a_first_rise_is_not_trusted_and_a_second_one_is():
+def test_a_direction_is_learned_once():
     known = Direction()
-    assert known.learn((0.0,), (0.2,)) and known.sense == 1
-    known.restart()
+    known.learn((0.2,), (0.2,))
     assert known.sense == 0
-    assert not known.learn((0.0,), (0.2,)), "the run before rose too"
-    known.restart()
-    assert not known.learn((0.9,), (0.8,)) and known.sense == -1
-    known.restart()
-    assert known.learn((0.0,), (0.2,))
+    known.learn((0.2,), (0.4,))
+    known.learn((0.4,), (0.3,))
+    assert known.sense == 1
 
 
 def test_a_turn_back_is_against_the_direction_and_nothing_else():
@@ -65,8 +62,8 @@ def test_a_turn_back_is_against_the_direction_and_nothing_else():
 def test_a_scheduler_and_its_calls_keep_going_together_or_against_each_other(agreement):
     """A model may count time from noise to image while its scheduler counts it back."""
     known = Direction()
-    assert not known.contradicts(-1, -agreement)
-    assert not known.contradicts(-1, -agreement) and not known.contradicts(0, 0)
-    assert known.contradicts(-1, agreement) and known.contradicts(0, -1) and known.contradicts(-1, 0)
-    known.restart()
-    assert not known.contradicts(-1, agreement)
+    assert known.fits(-1, -agreement) and known.fits(-1, agreement), "nothing is known yet"
+    known.agree(-1, -agreement)
+    assert known.fits(-1, -agreement) and known.fits(0, 0)
+    assert not known.fits(-1, agreement) and not known.fits(0, -1) and not known.fits(-1, 0)
+    assert not known.fits(None, -1)

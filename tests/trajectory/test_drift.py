@@ -12,7 +12,7 @@ import skipcache
 from skipcache import Forecast, Hold, Interval, Threshold
 from skipcache.trajectory.call import CallReader
 from skipcache.trajectory.drift import Drift, farthest
-from skipcache.trajectory.trajectory import Trajectory
+from skipcache.trajectory.runs import Runs
 from tests.models.pipelines import run_wan, wan
 from tests.models.sampling import build, equal, sample
 
@@ -74,14 +74,18 @@ class Denoiser:
     """Stands for a model whose H is given with each call."""
 
     def __init__(self, policy):
-        self.trajectory = Trajectory(policy, Forecast(1))
+        self.runs = Runs(policy, Forecast(1))
+
+    @property
+    def trajectory(self):
+        return self.runs.latest
 
     def __call__(self, t, text, H):
         call = CallReader(("x", "t", "text"), "x", "t").read((torch.zeros(1, 1), t, text), {})
-        visit = self.trajectory.visit(call)
+        visit = self.runs.visit(call)
         H = flat(H)
         if visit.full:
-            self.trajectory.record(visit, H, H)
+            visit.run.record(visit, H, H)
         else:
             visit.lane.cache.predict(visit.step, Forecast(1)).saw(H)
         return visit.full

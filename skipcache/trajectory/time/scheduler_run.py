@@ -9,13 +9,17 @@ from typing import Any
 from torch import Tensor
 
 from skipcache.blocks import on_host
-from skipcache.trajectory.direction import direction, timestep_values
+from skipcache.trajectory.time.direction import direction, timestep_values
 
 # In the names of diffusers' schedulers that draw noise on each step, beside those that their settings show.
 NOISY = (
     "Ancestral", "CMStochastic", "CosineDPM", "DDPM", "DiscreteDDIM", "EntropyBound", "LCM", "SASolver", "SDE", "TCD",
     "UnCLIP",
 )  # fmt: skip
+
+
+# Those whose samples are nearly all new noise: a sample does not show what it went on from.
+RENOISING = ("CMStochastic", "LCM", "TCD", "UnCLIP", "EntropyBound", "DiscreteDDIM")
 
 
 @dataclass(eq=False)
@@ -63,6 +67,13 @@ class SchedulerRun:
         config = getattr(self.scheduler, "config", None)
         algorithm = str(getattr(config, "algorithm_type", None))
         return self._is(NOISY) or algorithm.startswith("sde-") or bool(getattr(config, "stochastic_sampling", False))
+
+    @cached_property
+    def renoises(self) -> bool:
+        """Samples are nearly all new noise on each step."""
+        return self._is(RENOISING) or bool(
+            getattr(getattr(self.scheduler, "config", None), "stochastic_sampling", False)
+        )
 
     def _is(self, kinds: tuple[str, ...]) -> bool:
         return any(kind in type(self.scheduler).__name__ for kind in kinds)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from skipcache.blocks import on_host
 from skipcache.trajectory.call import Call
-from skipcache.trajectory.direction import Values, direction, timestep_values
 from skipcache.trajectory.mark import Mark
-from skipcache.trajectory.scheduler_run import SchedulerRun, current_runs
+from skipcache.trajectory.time.direction import Values, direction, timestep_values
+from skipcache.trajectory.time.scheduler_run import SchedulerRun, current_runs, same_run
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Instant:
         run: the scheduler's run that the call belongs to, where one is known.
         position: which of the run's timesteps this is, where that is known.
         counted: the position is the scheduler's own count, and nothing in the timestep confirms it.
-        read: the timestep's values, where they were read without a synchronisation.
+        read: the timestep's values, once they were read; an instant and what it is made into share the list.
     """
 
     timestep: Tensor | float
@@ -33,7 +33,7 @@ class Instant:
     run: SchedulerRun | None = None
     position: int | None = None
     counted: bool = False
-    read: Values | None = None
+    read: list[Values] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -45,18 +45,37 @@ class Instant:
     ) -> Instant:
         mark = Mark.of(timestep)
         if on_host(timestep):
-            return cls(timestep, mark, run, position, counted, timestep_values(timestep))
+            return cls(timestep, mark, run, position, counted, [timestep_values(timestep)])
         assert isinstance(timestep, Tensor)
         return cls(timestep.clone(), mark, run, position, counted)
+
+    def after(self, last: Instant | None) -> Instant:
+        """With its position in the run, at or after that of `last`, where values repeat."""
+        if self.run is None:
+            return self
+        known = last.position if last is not None and same_run(last.run, self.run) else None
+        position, count = self.run.position(self.mark.value, known), self.run.count
+        if position is not None or count is None:
+            return replace(self, position=position)
+        if count >= len(self.run.timesteps):
+            return self.alone
+        return replace(self, position=count, counted=True)
+
+    @property
+    def alone(self) -> Instant:
+        """The same time without the run: by the timestep alone."""
+        return replace(self, run=None, position=None, counted=False)
 
     def next(self) -> Instant:
         """The same timestep, one position on."""
         return self if self.position is None else replace(self, position=self.position + 1)
 
-    @cached_property
+    @property
     def timesteps(self) -> Values:
-        """The timestep's values. On a device this synchronises."""
-        return timestep_values(self.timestep) if self.read is None else self.read
+        """The timestep's values. On a device this synchronises, once."""
+        if not self.read:
+            self.read.append(timestep_values(self.timestep))
+        return self.read[0]
 
     @property
     def is_dark(self) -> bool:
@@ -83,17 +102,10 @@ class Clock:
         self._seen = list(ignored)
         self.run: SchedulerRun | None = None
 
-    def read(self, call: Call, schedulers: list[Any], last: Instant | None) -> Instant:
+    def read(self, call: Call, schedulers: Sequence[Any]) -> Instant:
+        """The instant of `call`, in the run that is under way, if one is; `Instant.after` finds the position."""
         self.run = self._current(call, current_runs(schedulers))
-        if self.run is None:
-            return Instant.of(call.timestep)
-        known = last.position if last is not None and last.run is self.run else None
-        position, count = self.run.position(call.timestep, known), self.run.count
-        if position is not None or count is None:
-            return Instant.of(call.timestep, self.run, position)
-        if count >= len(self.run.timesteps):
-            return Instant.of(call.timestep)
-        return Instant.of(call.timestep, self.run, count, counted=True)
+        return Instant.of(call.timestep, self.run)
 
     def _current(self, call: Call, runs: list[SchedulerRun]) -> SchedulerRun | None:
         fresh = [run for run in runs if not any(run.timesteps is seen for seen in self._seen)]

@@ -34,35 +34,28 @@ class Direction:
 
     Attributes:
         sense: -1 falling, +1 rising, 0 not known yet.
-        rises: the trajectory before rose. The first rise of all may be a falling run that follows a lone call; from
-            the second time on it is believed.
         agreement: whether the scheduler's own timesteps go where the calls' timesteps go (+1), or against (-1).
     """
 
     sense: int = 0
-    rises: bool = False
     agreement: int = 0
-
-    def restart(self) -> None:
-        """A trajectory begins; whether the one before rose is remembered."""
-        self.sense = self.agreement = 0
 
     def turns_back(self, before: Values, after: Values) -> bool:
         """`after` lies against the direction of the trajectory, or has none."""
         turn = direction(before, after)
         return turn is None or (self.sense != 0 and turn == -self.sense)
 
-    def learn(self, before: Values, after: Values) -> bool:
-        """Take the direction from two timesteps; True where it is a first rise, which is not to be trusted yet."""
-        self.sense = direction(before, after) or 0
-        first_rise = self.sense > 0 and not self.rises
-        self.rises = self.sense > 0
-        return first_rise
+    def learn(self, before: Values, after: Values) -> None:
+        """Take the direction from two timesteps, where it is not known."""
+        self.sense = self.sense or direction(before, after) or 0
 
-    def contradicts(self, calls: int | None, scheduler: int | None) -> bool:
-        """The scheduler's position does not belong to the calls: the two directions do not go together."""
+    def fits(self, calls: int | None, scheduler: int | None) -> bool:
+        """The scheduler's position may belong to the calls: the two directions go together, as far as is known."""
         if calls is None or scheduler is None:
-            return True
+            return False
         together = calls * scheduler
-        self.agreement = self.agreement or together
-        return together != self.agreement if together else calls != scheduler
+        return together == (self.agreement or together) if together else calls == scheduler
+
+    def agree(self, calls: int | None, scheduler: int | None) -> None:
+        """Both directions were seen."""
+        self.agreement = self.agreement or (calls or 0) * (scheduler or 0)

@@ -1,0 +1,166 @@
+"""Which run a call belongs to: the one owner of identity. Calls -> (run, step, lane), with no reset by the user.
+
+A run belongs to the calling thread. Runs that are called in turns on one thread, and a run whose steps hop over threads,
+are told apart by their schedulers' timesteps and by their samples.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from skipcache.policies import Policy
+from skipcache.predictors import Predictor
+from skipcache.trajectory.call import Call
+from skipcache.trajectory.places import Fits, NewRun, Place, Repeat, Visit
+from skipcache.trajectory.sample import LEAST
+from skipcache.trajectory.time import Clock, Instant, same_run
+from skipcache.trajectory.trajectory import Trajectory
+
+MAX_RUNS = 8  # on one thread
+
+
+class Thread:
+    """The runs of one thread, the latest first, and its clock."""
+
+    def __init__(self, ignored: tuple[Tensor, ...]) -> None:
+        self.runs: list[Trajectory] = []
+        self.clock = Clock(ignored)
+
+
+class Runs:
+    """All runs of one model. `visit` places a call."""
+
+    def __init__(self, policy: Policy, predictor: Predictor, ignored: Callable[[], tuple[Tensor, ...]] = tuple) -> None:
+        self.policy, self.predictor = policy, predictor
+        self._ignored = ignored
+        self._local = threading.local()
+        self._threads: weakref.WeakSet[Thread] = weakref.WeakSet()
+        self._lock = threading.RLock()
+
+    def visit(self, call: Call, schedulers: Sequence[Any] = ()) -> Visit | Repeat:
+        """Where `call` stands. A `Repeat` must run plain. What the model answers is to be noted by either.
+
+        The lane is entered, so that another call of it is known as another step.
+        """
+        with self._lock:
+            thread = self._thread
+            try:
+                return self._visit(call, schedulers, thread)
+            except BaseException:
+                thread.runs = []
+                raise
+
+    def _visit(self, call: Call, schedulers: Sequence[Any], thread: Thread) -> Visit | Repeat:
+        instant = thread.clock.read(call, schedulers)
+        run, place = self._find(call, instant, thread)
+        if isinstance(place, Repeat):
+            return place
+        if isinstance(place, NewRun):
+            run, instant = self._begin(place, instant, thread)
+        self._hold(run, thread)
+        return run.enter(call, place, instant)
+
+    def drop(self, run: Trajectory | None = None) -> None:
+        """Forget a run of the calling thread, or all of them: its next call begins another one."""
+        with self._lock:
+            thread = self._thread
+            thread.runs = [other for other in thread.runs if run is not None and other is not run]
+
+    @property
+    def all(self) -> list[Trajectory]:
+        with self._lock:
+            return [run for thread in list(self._threads) for run in thread.runs]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All cached tensors."""
+        return [x for run in self.all for x in run.tensors]
+
+    @property
+    def latest(self) -> Trajectory:
+        """The calling thread's; an empty one before its first call."""
+        runs = self._thread.runs
+        return runs[0] if runs else Trajectory(self.policy, self.predictor)
+
+    @property
+    def _thread(self) -> Thread:
+        found: Thread | None = getattr(self._local, "thread", None)
+        if found is None:
+            found = self._local.thread = Thread(self._ignored())
+            self._threads.add(found)
+        return found
+
+    # Which run
+
+    def _find(self, call: Call, instant: Instant, thread: Thread) -> tuple[Trajectory, Place]:
+        """The run that `call` fits best; where it fits none, the latest one, and what that one says."""
+        places: list[tuple[Trajectory, Place]] = []
+        for run in thread.runs:
+            place = run.place(call, instant)
+            if isinstance(place, Repeat) or _is_close(place):
+                return run, place
+            places.append((run, place))
+        sure = [(run, place) for run, place in places if isinstance(place, Fits) and place.is_sure]
+        if sure and (len(sure) == 1 or all(place.turn is not None for _, place in sure)):
+            return min(sure, key=lambda found: found[1].turn or 0.0)
+        if places and not sure and isinstance(places[0][1], Fits):
+            return places[0]
+        for run in self._elsewhere(thread):
+            place = run.place(call, instant)
+            if isinstance(place, Fits) and place.is_sure and place.steps:
+                return run, place
+        if places and isinstance(places[0][1], NewRun):
+            return places[0]
+        return Trajectory(self.policy, self.predictor), NewRun(in_turns=bool(sure))
+
+    def _elsewhere(self, thread: Thread) -> list[Trajectory]:
+        return [run for other in list(self._threads) if other is not thread for run in other.runs]
+
+    def _begin(self, place: NewRun, instant: Instant, thread: Thread) -> tuple[Trajectory, Instant]:
+        """A new run. One that its scheduler did not announce is placed by its timesteps alone."""
+        last = thread.runs[0].at if thread.runs else None
+        if last is not None and _is_unannounced(instant, last.instant):
+            thread.clock.forget()
+            instant = instant.alone
+        self._release(instant, thread)
+        return Trajectory(self.policy, self.predictor, place.in_turns), instant
+
+    def _release(self, instant: Instant, thread: Thread) -> None:
+        """A run begins at `instant`: those before it keep their features if they go on beside it, as far as is known."""
+        for run in thread.runs:
+            at = run.at
+            began_now = at is not None and at.before < 0 and at.instant.mark.same_or_equal(instant.mark.value)
+            if not (run.goes_on or began_now):
+                run.release()
+            run.goes_on = began_now
+
+    def _hold(self, run: Trajectory, thread: Thread) -> None:
+        """`run` is the thread's latest from now on; it may have come from another thread."""
+        runs = thread.runs
+        if runs and runs[0] is run:
+            return
+        for other in list(self._threads):
+            if run in other.runs:
+                other.runs.remove(run)
+                run.goes_on = True
+        runs.insert(0, run)
+        del runs[MAX_RUNS:]
+
+
+def _is_unannounced(instant: Instant, last: Instant) -> bool:
+    """The scheduler's run is that of the run before, and only its count, or nothing, says where the call stands."""
+    if instant.run is None or not same_run(instant.run, last.run):
+        return False
+    placed = instant.after(None)
+    at_one_time = placed.position == last.position and last.mark.same_or_equal(instant.mark.value)
+    return (placed.counted or placed.position is None) and not at_one_time
+
+
+def _is_close(place: Place) -> bool:
+    """No other run can be closer."""
+    return isinstance(place, Fits) and place.is_sure and place.turn is not None and place.turn <= LEAST / 10

@@ -1,0 +1,173 @@
+"""Whether a sample goes on from a lane's last one: evidence that equal conditioning cannot give.
+
+Samplers make the next sample of the last one, of the model's outputs there, and some of those of the step before (DDIM,
+Euler, Heun, DPM++, guidance of any scale). So it lies in their span, for each image by itself. What lies outside of it
+is what `turn` measures: sin of the angle between the sample and the span, 0 for these samplers and up to 1. It ignores
+scale, so that `scale_model_input` and every schedule are alike. Another noise, tile, window or image is not in the
+span: of noise in n numbers the span of k vectors explains k / n, give or take sqrt(2 k) / n.
+
+Samplers that draw noise turn too: an ancestral step from sigma s to s' by at most sqrt(1 - (s' / s)^2), 0.87 in 10
+steps of Karras' schedule, DDPM by 0.8 in 20 steps. `bound` allows that at a run's second step, and then 3 times the
+largest of its last 4 turns, but not less than 0.1, for what a sampler does beside (clipping, a third order).
+Samplers that draw nearly all noise anew (LCM) exceed it: their steps are full, unless their scheduler is known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from skipcache.blocks import on_host
+from skipcache.trajectory.mark import Mark
+
+LEAST = 0.1  # a turn that any sampler may make
+GROWTH = 3.0
+RECENT = 4
+EXPLAINED = 0.1  # the part of the sample's square that must lie in the span where nothing is known of the sampler
+MANY = 8  # vectors of a span at most
+RIDGES = 1e-6 * np.eye(MANY)
+TINY = float(np.finfo(np.float32).tiny)
+
+Rows = Any  # (images, numbers): an array for a tensor on the host, else a tensor; both have the operators used here
+
+
+class Seen:
+    """One sample of one step, the outputs that the model gave for it in all lanes, and those of the step before.
+
+    All are copies: loops write to their tensors.
+    """
+
+    def __init__(self, samples: Sequence[Tensor], before: Seen | None) -> None:
+        self.shapes = [x.shape for x in samples]
+        self.rows = [_rows(x) for x in samples]
+        self.outputs: list[list[Rows]] = []
+        self.before = before
+        self._asked: tuple[list[Mark], Turn] | None = None  # what was asked last: lanes of one step ask the same
+        if before is not None:
+            before.before = None
+
+    def fits(self, samples: Sequence[Tensor]) -> bool:
+        """As many samples, of the same shapes."""
+        return [x.shape for x in samples] == self.shapes
+
+    def is_of(self, samples: Sequence[Tensor]) -> bool:
+        """The same sample; on a device this synchronises."""
+        return self.fits(samples) and all(_equal(mine, _rows(x)) for mine, x in zip(self.rows, samples))
+
+    def note(self, output: Any) -> None:
+        """The model gave `output`."""
+        found = [x for x in pytree.tree_leaves(output) if isinstance(x, Tensor)]
+        fitting = [e for x, shape in zip(found, self.shapes) for e in _as_changes(x, shape)]
+        if len(found) >= len(self.shapes) and fitting:
+            self.outputs.append(fitting)
+
+    def turn(self, samples: Sequence[Tensor]) -> Turn:
+        """How far `samples`, which fit, have turned out of the span of what was seen here; the image that did most."""
+        marks = [Mark.of(x) for x in samples]
+        if self._asked is None or not all(map(Mark.same, self._asked[0], samples)):
+            turns = [_turn(self._span(i), _rows(x)) for i, x in enumerate(samples)]
+            self._asked = marks, max(turns, key=lambda turn: turn.size)
+        return self._asked[1]
+
+    def _span(self, which: int) -> list[Rows]:
+        """Vectors, the latest first; each has a row for each image."""
+        x = self.rows[which]
+        found = [x]
+        for outputs in self.outputs:
+            for e in outputs:
+                found += [e] if e.shape == x.shape else []
+        partners = self._partners[which]
+        if partners is not None:
+            found += [e[rows] for e in found[1:] for rows in partners]
+        return found if self.before is None else [*found, *self.before._span(which)]
+
+    @cached_property
+    def _partners(self) -> list[list[list[int]] | None]:
+        """By sample: see `_partners_of`."""
+        return [_partners_of(x) for x in self.rows]
+
+
+class Turn:
+    """How far a sample has turned, from 0 to 1, and how far one may whose sampler is not known yet."""
+
+    def __init__(self, size: float, most: float) -> None:
+        self.size, self.most = size, most
+
+    def fits(self, history: Sequence[float]) -> bool:
+        """A sampler that turned its samples by `history` before may have made it."""
+        if not history:
+            return self.size <= max(self.most, LEAST)
+        return self.size <= min(max(self.most, LEAST), max(GROWTH * max(history[-RECENT:]), LEAST))
+
+
+def _turn(span: list[Rows], x: Rows) -> Turn:
+    """Of each row, the part outside of the span; the largest."""
+    size = x.shape[1]
+    span = span[: max(1, min(MANY, size // 8))]
+    products = _products([x, *span])  # (images, 1 + vectors, 1 + vectors)
+    sizes = products.diagonal(axis1=1, axis2=2)
+    scales = 1 / np.sqrt(sizes + TINY)
+    cosines = products * scales[:, :, None] * scales[:, None, :]
+    along = cosines[:, 1:, :1]
+    explained = (along * np.linalg.solve(cosines[:, 1:, 1:] + RIDGES[: len(span), : len(span)], along)).sum((1, 2))
+    # A sample of zeros goes on from one of zeros; of what is not a number nothing is known.
+    parts = [1.0 if old <= TINY >= new else part for part, (new, old) in zip(explained.tolist(), sizes[:, :2].tolist())]
+    outside = 1 - min((part if part == part else 0.0 for part in parts), default=0.0)
+    outside = min(max(outside, 0.0), 1.0)
+    by_chance = (len(span) + 5 * math.sqrt(2 * len(span))) / max(size, 1)
+    return Turn(math.sqrt(outside), math.sqrt(max(0.0, 1 - max(EXPLAINED, by_chance))))
+
+
+def _products(vectors: list[Rows]) -> np.ndarray:
+    """Scalar products of all vectors of each image. On a device this is the one look at it."""
+    if isinstance(vectors[0], np.ndarray):
+        stacked = np.stack(vectors, 1)
+        return (stacked @ stacked.transpose(0, 2, 1)).astype(np.float64)
+    on_device = torch.stack(vectors, 1)
+    return np.array((on_device @ on_device.mT).tolist())
+
+
+def _rows(x: Tensor) -> Rows:
+    """A copy, (images, numbers), float32, as an array where it can be; a tensor without a batch is one image."""
+    rows = x.detach().reshape(x.shape[0] if x.ndim > 1 else 1, -1).to(torch.float32, copy=True)
+    return rows.numpy() if on_host(x) else rows
+
+
+def _partners_of(x: Rows) -> list[list[int]] | None:
+    """Rows that hold the same image, which guidance mixes: lists of as many rows as there are, each another order."""
+    count = len(x)
+    for parts in (p for p in (2, 3, 4) if count % p == 0):
+        each = count // parts
+        apart = [[(row + shift * each) % count for row in range(count)] for shift in range(1, parts)]
+        beside = [[row - row % parts + (row + shift) % parts for row in range(count)] for shift in range(1, parts)]
+        for orders in (apart, beside) if each > 1 else (apart,):
+            if all(_equal(x, x[order]) for order in orders):
+                return orders
+    return None
+
+
+def _as_changes(e: Tensor, shape: torch.Size) -> list[Rows]:
+    """An output as rows like the sample's: without learned variances. Where the model answers for some channels only
+    (inpainting), the sampler changes these alone: their part of the sample is a vector of its own.
+    """
+    if e.ndim != len(shape) or e.ndim < 2 or not e.is_floating_point():
+        return []
+    if e.shape[:1] + e.shape[2:] != shape[:1] + shape[2:]:
+        return []
+    e = e.detach()[:, : shape[1]]
+    if e.shape[1] == shape[1]:
+        return [_rows(e)]
+    whole = e.new_zeros(shape)
+    whole[:, : e.shape[1]] = e
+    return [_rows(whole)]
+
+
+def _equal(a: Rows, b: Rows) -> bool:
+    return a.shape == b.shape and bool((a == b).all().tolist())
