@@ -5,8 +5,9 @@ OUT ?= bench-out
 MODELS ?= dit-digits pixart-shapes latte-digits
 SAMPLERS ?= ddim dpm++ ddpm
 JOBS ?= 2
+SEQUENCES ?= 10000
 
-.PHONY: bench test lint evidence engines clean
+.PHONY: bench test fuzz lint evidence engines clean
 
 bench: .venv/installed
 	$(BIN)/skipcache bench --out $(OUT)
@@ -30,6 +31,10 @@ engines: .venv/installed
 # Each process runs tests of whole files, on one thread.
 test: .venv/installed
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+# Many more sequences of calls than `make test` draws, others each time: never a wrong reuse (tests/fuzz).
+fuzz: .venv/installed
+	FUZZ=$(SEQUENCES) $(BIN)/python -m pytest -n $(JOBS) tests/fuzz
 
 # mypy reads an ordinary install: the import hooks of an editable one hide the mapped packages from it.
 lint: .venv/installed

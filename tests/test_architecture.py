@@ -7,6 +7,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,10 +24,20 @@ def name_of(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
+def tree_of(path):
+    return ast.parse(path.read_text())
+
+
+@cache
 def imported(path):
     """Full names of all that a file imports, however it is spelled: `from a import b` may mean the module a.b."""
+    return tuple(walked(path))
+
+
+def walked(path):
     package = name_of(path) if path.name == "__init__.py" else name_of(path).rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -45,6 +56,7 @@ def room_of(name):
     return parts[1] if len(parts) > 1 and parts[1] in ROOMS else ""
 
 
+@cache
 def table():
     """Room -> the rooms that it may import, out of docs/architecture.md: `| `room` | answers | `a`, `b` |`."""
     text = (ROOT / "docs" / "architecture.md").read_text()
@@ -154,7 +166,7 @@ def test_state_is_told_from_constants(line):
 def test_no_state_at_module_level():
     """Constants, locks and names of types: nothing that a run could change."""
     for path in MODULES:
-        tree = ast.parse(path.read_text())
+        tree = tree_of(path)
         assert not any(isinstance(node, ast.Global) for node in ast.walk(tree)), path
         for node in tree.body:
             if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
@@ -192,14 +204,15 @@ def test_the_wheel_lists_every_room():
 TESTS = ROOT / "tests"
 
 
+@cache
 def used(path):
     """Full names of all that a file imports, and of what it takes from `skipcache` by a dot."""
-    yield from imported(path)
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "skipcache":
-            yield f"skipcache.{node.attr}"
+    nodes = (node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute))
+    by_dot = [node.attr for node in nodes if isinstance(node.value, ast.Name) and node.value.id == "skipcache"]
+    return (*imported(path), *(f"skipcache.{name}" for name in by_dot))
 
 
+@cache
 def passed_on():
     """What the packages hand out: skipcache.stack.Plan -> skipcache.stack.plan.Plan."""
     packages = [path for path in MODULES if path.name == "__init__.py"]
