@@ -26,6 +26,7 @@ from skipcache.runtime.plain import REPEATED, why_plain
 from skipcache.runtime.report import Report
 from skipcache.runtime.settings import Settings
 from skipcache.runtime.step import StepRunner
+from skipcache.stack import argument_names
 from skipcache.trajectory import Call, CallReader, NamedLanes, Trajectory, Visit, blank_call
 
 MAX_OUTLINES = 16
@@ -50,7 +51,7 @@ class CachedForward(Override):
         super().__init__(model)
         self.settings = settings
         self.engines = make_engines(model, settings)
-        self.reader = CallReader.of(self.__wrapped__, settings.stack.sample, settings.stack.timestep)
+        self.reader = CallReader(tuple(argument_names(model)), settings.stack.sample, settings.stack.timestep)
         self.lane_names = NamedLanes(model)
         self.pipelines = Pipelines()
         self.reset()
