@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-
 from torch import nn
 
-from skipcache.stack import Stack, one_per_block
+from skipcache.stack import Stack, argument_names, one_per_block
 
 
 def describe(model: nn.Module) -> Stack | None:
     """Diffusers: class labels, and a timestep embedder in each block. Original: `forward(x, t, y)`."""
-    names = list(inspect.signature(type(model).forward).parameters)[1:]
+    names = argument_names(model)
     units = one_per_block(model, "transformer_blocks")
     if units and {"hidden_states", "timestep", "class_labels"} <= set(names):
         embeds = all(hasattr(getattr(model.get_submodule(path), "norm1", None), "emb") for (path,) in units)

@@ -5,16 +5,14 @@ Block L // 2 + 1 + j takes what block L // 2 - 2 - j returned, so that Skip-Cach
 
 from __future__ import annotations
 
-import inspect
-
 from torch import nn
 
-from skipcache.stack import Stack, one_per_block
+from skipcache.stack import Stack, argument_names, one_per_block
 
 
 def describe(model: nn.Module) -> Stack | None:
     """Told by blocks with a skip branch, and by the second text encoder's states."""
-    names = list(inspect.signature(type(model).forward).parameters)[1:]
+    names = argument_names(model)
     units = one_per_block(model, "blocks")
     if len(units) < 4 or not {"hidden_states", "timestep", "encoder_hidden_states_t5"} <= set(names):
         return None

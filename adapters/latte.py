@@ -6,16 +6,14 @@ A unit is a (spatial, temporal) pair: the spatial block works on (batch * frames
 
 from __future__ import annotations
 
-import inspect
-
 from torch import nn
 
-from skipcache.stack import Stack, one_per_block
+from skipcache.stack import Stack, argument_names, one_per_block
 
 
 def describe(model: nn.Module) -> Stack | None:
     """Diffusers: two lists run in turn. Original, by `temp_embed`: `blocks` alternates, or two lists run in turn."""
-    names = list(inspect.signature(type(model).forward).parameters)[1:]
+    names = argument_names(model)
     timestep = "timestep" if "timestep" in names else "t"
     if timestep not in names:
         return None

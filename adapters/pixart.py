@@ -5,16 +5,14 @@ A block is a unit.
 
 from __future__ import annotations
 
-import inspect
-
 from torch import nn
 
-from skipcache.stack import Stack, one_per_block
+from skipcache.stack import Stack, argument_names, one_per_block
 
 
 def describe(model: nn.Module) -> Stack | None:
     """Diffusers: told by `adaln_single` and its conditions. Original: `forward(x, timestep, y, mask)` and `t_block`."""
-    names = list(inspect.signature(type(model).forward).parameters)[1:]
+    names = argument_names(model)
     units = one_per_block(model, "transformer_blocks")
     parts = ("adaln_single", "caption_projection", "scale_shift_table")
     if units and {"hidden_states", "timestep", "added_cond_kwargs"} <= set(names) and _has(model, *parts):

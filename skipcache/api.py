@@ -29,6 +29,7 @@ def accelerate(
     engine: str = "auto",
     compile: bool | dict[str, Any] = False,
     stack: Stack | None = None,
+    training: str = "plain",
 ) -> T:
     """Sample faster: on most steps run only the two ends of the stack (Skip-Cache, arXiv 2411.17616). In place.
 
@@ -53,6 +54,9 @@ def accelerate(
             takes fx where it proves right, else hooks, and says why in `report`. Results are equal to the bit.
         compile: True, or a dict of options for torch.compile, to compile both of fx's graphs whole.
         stack: where the blocks are, for a model whose structure does not show it.
+        training: what happens while the model is in training mode. "plain": nothing is cached. "ignore" caches under
+            torch.no_grad() all the same, for programs that never call `model.eval()` (ComfyUI). Where training mode
+            changes what the model computes (dropout above 0, batch norm), nothing is cached and `report` says why.
 
     Returns `target`. Trajectories, steps and lanes are recognised: no step count is needed, and no reset.
 
@@ -63,7 +67,7 @@ def accelerate(
         image = pipe(class_labels=[207]).images[0]
         print(skipcache.report(pipe))
     """
-    request = Request(interval, policy, speedup, keep, predictor, engine, compile, stack)
+    request = Request(interval, policy, speedup, keep, predictor, engine, compile, stack, training=training)
     if calibration is not None:
         request = _calibrated(request, calibration)
     denoisers = find_denoisers(target, named=stack is not None)
@@ -72,11 +76,12 @@ def accelerate(
         for name, model in denoisers.items():
             calibration.check(model, settings[name].plan.depth)
     forwards = [_forward(model, settings[name], name) for name, model in denoisers.items()]
+    if "" not in denoisers:
+        for forward in forwards:
+            forward.serve(target)  # raises before any model is touched
     for forward in forwards:
         if override_of(forward.module, CachedForward) is None:
             forward.put_on()
-        if forward.module is not target and "" not in denoisers:
-            forward.serve(target)
     return target
 
 
@@ -168,6 +173,7 @@ def _calibrated(request: Request, calibration: Calibration) -> Request:
         compile=request.compile,
         stack=request.stack,
         corrections=calibration.corrections,
+        training=request.training,
     )
 
 

@@ -29,7 +29,7 @@ from skipcache.blocks import Override, Streams, check_plain, tensors_of
 from skipcache.branches import grafted_branches, planned, stack_of
 from skipcache.engines.hooks import CachedRun, FullRun, HookEngine, Wiring, WiringObserver
 from skipcache.predictors import Hold, Prediction
-from skipcache.stack import Keep, unwrap
+from skipcache.stack import Keep, argument_names, unwrap
 from skipcache.trajectory import Call, CallReader, Mark
 
 
@@ -200,7 +200,7 @@ class _Recorder(Override):
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
         self.stack = stack_of(module)
-        self.reader = CallReader.of(self.__wrapped__, self.stack.sample, self.stack.timestep)
+        self.reader = CallReader(tuple(argument_names(module)), self.stack.sample, self.stack.timestep)
         self.steps: Run = []
         self._last: Mark | None = None
 
@@ -233,7 +233,7 @@ def _hooked(model: nn.Module, keep: Keep) -> Iterator[HookEngine]:
 
 def _call(engine: HookEngine, args: Any, kwargs: Any) -> Call:
     stack, model = engine.stack, engine.model
-    call = CallReader.of(type(model).forward.__get__(model), stack.sample, stack.timestep).read(args, kwargs)
+    call = CallReader(tuple(argument_names(model)), stack.sample, stack.timestep).read(args, kwargs)
     if call is None:
         raise ValueError(f"expected a tensor {stack.sample!r} and a {stack.timestep!r} among the arguments")
     return call

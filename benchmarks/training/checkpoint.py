@@ -50,14 +50,17 @@ def resume(
             f"{path} belongs to a run with other settings: expected {settings}, got {state['settings']}; "
             "delete it, or give another --out"
         )
+    step = state["step"]
+    if type(step) is not int or step < 0:
+        raise _refusal(path, f"its step is {step!r}")
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         for name, value in average.items():
             value.copy_(state["average"][name])
-        return int(state["step"])
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # each part may hold anything, and is read by code of torch
         raise _refusal(path, error) from error
+    return step
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 from skipcache.blocks.attributes import HOOKS, REGISTRIES, WRAPPERS
 from skipcache.blocks.outline import Outline, equal_values, on_host, outline_of, version
-from skipcache.blocks.override import Override, check_plain, is_class_forward, override_of
+from skipcache.blocks.override import Override, check_plain, is_bound_to, override_of, own_forward
 from skipcache.blocks.snapshot import Snapshot, quietly
 from skipcache.blocks.state import ModelState
 from skipcache.blocks.streams import Streams, alike, arguments_of, handed_in, rebuild, take_apart, tensors_of
@@ -19,10 +19,11 @@ __all__ = [
     "check_plain",
     "equal_values",
     "handed_in",
-    "is_class_forward",
+    "is_bound_to",
     "on_host",
     "outline_of",
     "override_of",
+    "own_forward",
     "quietly",
     "rebuild",
     "take_apart",

@@ -76,11 +76,30 @@ def _places(module: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
                 yield place, name
 
 
+def own_forward(module: nn.Module) -> Callable[..., Any]:
+    """What runs as the forward under all that is wrapped around it, as a function that takes the module first.
+
+    That of the class, or that of another method which the instance binds in its place, as Open-Sora 2.0's does.
+    """
+    for place, name in _places(module):
+        forward = place[name]
+        while isinstance(forward, Override):
+            forward = forward.previous
+        if is_bound_to(forward, module):
+            return forward.__func__
+    return type(module).forward
+
+
+def is_bound_to(forward: Any, module: nn.Module) -> bool:
+    """`forward` is a method of `module`: of its class, or one that was bound to it by hand."""
+    return isinstance(forward, MethodType) and forward.__self__ is module
+
+
 def is_class_forward(forward: Any, module: nn.Module) -> bool:
     """`forward` is the method of the module's class, bound to the module."""
-    return isinstance(forward, MethodType) and forward.__self__ is module and forward.__func__ is type(module).forward
+    return is_bound_to(forward, module) and forward.__func__ is type(module).forward
 
 
 def _is_inner(forward: Any, module: nn.Module) -> bool:
-    """`forward` is the method of the module's class or another override, with no hook around it."""
-    return isinstance(forward, Override) or is_class_forward(forward, module)
+    """`forward` is a method of the module or another override, with no hook around it."""
+    return isinstance(forward, Override) or is_bound_to(forward, module)

@@ -1,13 +1,15 @@
 """Skip branches on disk: their own small files, and what diffusers saves of a grafted model.
 
-Files are read by safetensors, or by torch.load(weights_only=True): none of them can run code.
+Files are read by safetensors, or by torch.load(weights_only=True): none of them can run code. The one class that is let
+in beside tensors is argparse.Namespace, a bare container, which training scripts save among their weights.
 """
 
 from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterable, Mapping, Set
+from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skipcache.branches.graft import graft, ungraft
+from skipcache.branches.fit import State, as_state, check_keys
+from skipcache.branches.graft import graft
 from skipcache.branches.layout import NAME, Layout, check_layout, layout_in
-from skipcache.branches.modules import SkipBranches, branches_of, grafted_branches
+from skipcache.branches.modules import SkipBranch, branches_of, grafted_branches
 from skipcache.branches.plans import stack_of
 from skipcache.branches.widths import usual_width
 from skipcache.stack import Stack
@@ -25,9 +28,7 @@ from skipcache.stack import Stack
 FILE = "skip_branches.safetensors"
 WEIGHTS = "diffusion_pytorch_model*.safetensors"  # what diffusers' save_pretrained writes
 STATE = "_extra_state"
-SHOWN = 8
 
-State = Mapping[str, Tensor]
 PathLike = str | Path
 
 
@@ -98,7 +99,8 @@ def read_file(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return _safetensors().load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} is refused, since it holds more than tensors, or is broken: {reason}") from error
@@ -115,24 +117,36 @@ def _read_branches(path: Path) -> tuple[Layout, str | None, dict[str, Tensor]]:
         files = [path / FILE] if (path / FILE).is_file() else sorted(path.glob(WEIGHTS))
     if not files:
         raise ValueError(f"expected {FILE} or {WEIGHTS} in {path}, found neither")
-    tensors = {name: x for file in files for name, x in read_file(file).items()}
+    tensors = {name: x for file in files for name, x in as_state(read_file(file), str(file)).items()}
     facts = _metadata(files[0])
     if facts is not None:
-        return Layout.of(facts), facts["backbone"], tensors
+        return _layout(Layout.of, facts, path), facts.get("backbone"), tensors
     prefix = f"{NAME}."
     tensors = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
     state = tensors.pop(STATE, None)
     if state is None:
         raise ValueError(f"{path} has no skip branches: expected tensors named {prefix}*")
-    return layout_in(state), None, tensors
+    return _layout(layout_in, state, path), None, tensors
+
+
+def _layout(read: Callable[[Any], Layout], facts: Any, path: Path) -> Layout:
+    try:
+        return read(facts)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _metadata(file: Path) -> dict[str, Any] | None:
-    _safetensors()
+    if file.suffix != ".safetensors":
+        return None
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as opened:
-        facts = json.loads((opened.metadata() or {}).get("skipcache", "null"))
+        text = (opened.metadata() or {}).get("skipcache", "null")
+    try:
+        facts = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: expected the layout of skip branches as JSON, got {text[:80]!r}: {error}") from error
     return facts if isinstance(facts, dict) and "fuse" in facts else None
 
 
@@ -140,23 +154,27 @@ def _metadata(file: Path) -> dict[str, Any] | None:
 
 
 def fill(model: nn.Module, layout: Layout, tensors: State, stack: Stack, where: str) -> None:
-    """Graft where the model is plain, and load; a model that was plain is so again if that fails."""
+    """Graft where the model is plain, and load. All is checked before the model is touched."""
     plain = branches_of(model) is None
     if plain:
         _check_width(model, stack, layout, where)
+    check_keys(where, tensors, _expected(layout))
+    if plain:
         graft(model, layout.fuse, layout.pairs, stack=stack, streams=len(layout.widths), width=layout.widths)
     branches = grafted_branches(model)
-    try:
-        check_keys(where, tensors, _own(branches))
-        branches.load_state_dict(dict(tensors) | {STATE: branches.get_extra_state()})
-    except BaseException:
-        if plain:
-            ungraft(model)
-        raise
+    branches.load_state_dict(dict(tensors) | {STATE: branches.get_extra_state()})
 
 
-def _own(branches: SkipBranches) -> dict[str, Tensor]:
-    return {name: x for name, x in branches.state_dict().items() if name != STATE}
+def _expected(layout: Layout) -> dict[str, Tensor]:
+    """Tensors as the branches of `layout` have them, on the meta device."""
+    with torch.device("meta"):
+        branches = {width: SkipBranch(width, layout.fuse).state_dict() for width in set(layout.widths)}
+    return {
+        f"{pair}.{stream}.{name}": x
+        for pair in range(len(layout.pairs))
+        for stream, width in enumerate(layout.widths)
+        for name, x in branches[width].items()
+    }
 
 
 def _check_width(model: nn.Module, stack: Stack, layout: Layout, where: str) -> None:
@@ -168,28 +186,3 @@ def _check_width(model: nn.Module, stack: Stack, layout: Layout, where: str) -> 
             f"{where} has branches of width {wrong[0]}, but the blocks of {type(model).__name__} work on {width}; "
             f"if that was misread, call skipcache.graft(model, width={wrong[0]}, ...) first"
         )
-
-
-def check_keys(where: str, given: State, ours: State) -> None:
-    check_names(f"{where} does not fit the model", given.keys(), ours.keys())
-    wrong = [
-        f"{name} is {tuple(given[name].shape)}, not {tuple(ours[name].shape)}"
-        for name in ours
-        if given[name].shape != ours[name].shape
-    ]
-    if wrong:
-        raise ValueError(f"{where} does not fit the model: {shown(wrong)}")
-
-
-def check_names(what: str, given: Set[str], expected: Set[str]) -> None:
-    missing, unexpected = sorted(expected - given), sorted(given - expected)
-    if missing or unexpected:
-        raise ValueError(f"{what}: missing keys: {shown(missing)}; unexpected keys: {shown(unexpected)}")
-
-
-def shown(names: Iterable[str] | str) -> str:
-    if isinstance(names, str):
-        return names
-    names = list(names)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more or "none"

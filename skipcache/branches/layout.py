@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -24,10 +24,18 @@ class Layout:
     widths: tuple[int, ...]
 
     @classmethod
-    def of(cls, facts: Mapping[str, Any]) -> Layout:
-        """From JSON."""
-        pairs = tuple((int(i), int(j)) for i, j in facts["pairs"])
-        return cls(facts["fuse"], pairs, facts["depth"], tuple(facts["widths"]))
+    def of(cls, facts: Any) -> Layout:
+        """From JSON. Raises ValueError where that is no layout: anyone may have written it."""
+        try:
+            fuse, depth, widths = facts["fuse"], facts["depth"], tuple(facts["widths"])
+            if fuse not in FUSES or not all(type(n) is int and n > 0 for n in (depth, *widths)) or not widths:
+                raise ValueError("a value that cannot be")
+            return cls(fuse, make_pairs(depth, facts["pairs"] or ()), depth, widths)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"expected the layout of skip branches: fuse 'add' or 'concat', pairs of units, depth and widths above "
+                f"0; got {str(facts)[:200]} ({type(error).__name__}: {error}); save the branches anew"
+            ) from error
 
     def __str__(self) -> str:
         pairs = ", ".join(f"{i}-{j}" for i, j in self.pairs)
@@ -37,7 +45,11 @@ class Layout:
 
 def layout_in(state: Tensor) -> Layout:
     """The layout that an extra state tells of."""
-    return Layout.of(json.loads(bytes(state.cpu().tolist())))
+    try:
+        facts = json.loads(bytes(state.cpu().tolist()))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"expected the layout of skip branches as JSON in bytes, got none: {error}") from error
+    return Layout.of(facts)
 
 
 def check_layout(given: Layout, ours: Layout) -> None:

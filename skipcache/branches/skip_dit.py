@@ -8,10 +8,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from skipcache.branches.checkpoint import PathLike, State, check_keys, check_names, fill, read_file, shown
-from skipcache.branches.layout import NAME, Layout
+from skipcache.branches.checkpoint import PathLike, fill, read_file
+from skipcache.branches.fit import State, as_state, check_keys, check_names
+from skipcache.branches.layout import Layout
 from skipcache.branches.modules import branches_of
 from skipcache.stack import Stack, find_stack
+
+WRAPPERS = ("ema", "model", "state_dict", "module")  # keys of training checkpoints, the best weights first
+MOST_WRAPPERS = 3  # one in the other
+PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 
 
 def load_skip_dit(
@@ -23,9 +28,10 @@ def load_skip_dit(
         model: the plain denoiser, in the original code's form or diffusers'. Branches are grafted in place where the
             checkpoint has `skip_norms.*` and `skip_linears.*`; a model with skip branches of its own (HunyuanDiT) takes
             its weights as they are. On diffusers' DiT the original names are converted.
-        checkpoint: a path (.safetensors, or anything torch.load reads with weights_only=True), or a state dict, bare or
-            under "ema".
-
+        checkpoint: a path (.safetensors, or what torch.load reads with weights_only=True; an argparse.Namespace may be
+            in it), or a state dict. A training checkpoint is unwrapped: the averaged weights under "ema" come first,
+            then "model", "state_dict" and "module". So are names that DistributedDataParallel or torch.compile have
+            prefixed.
         stack: where the blocks are, for a model whose structure does not show it.
 
     Returns `model`. Raises ValueError where keys are missing or unexpected, or shapes differ, with a list, and where a
@@ -37,7 +43,7 @@ def load_skip_dit(
     if branches_of(model) is not None:
         raise ValueError(f"{type(model).__name__} has grafted skip branches; call skipcache.ungraft first")
     where = "the state dict" if isinstance(checkpoint, Mapping) else str(checkpoint)
-    state = _read(checkpoint)
+    state = _read(checkpoint, where)
     own, skips = _divide(state)
     stack = stack or find_stack(model)
     if not skips and not stack.native_skips:
@@ -49,18 +55,20 @@ def load_skip_dit(
     if skips:
         layout, tensors = _branches_in(skips, len(stack.units), where)
         fill(model, layout, tensors, stack, where)
-    missing = model.load_state_dict(own, strict=False).missing_keys
-    assert all(name.startswith(f"{NAME}.") for name in missing)
+    nn.Module.load_state_dict(model, own, strict=False)  # all but the branches, which have theirs
     return model
 
 
-def _read(checkpoint: PathLike | Mapping[str, Any]) -> dict[str, Tensor]:
+def _read(checkpoint: PathLike | Mapping[str, Any], where: str) -> dict[str, Tensor]:
+    """The weights in a checkpoint, out of all that training has wrapped around them and their names."""
     state: Any = checkpoint if isinstance(checkpoint, Mapping) else read_file(Path(checkpoint))
-    state = state.get("ema", state) if isinstance(state, Mapping) else state
-    if not isinstance(state, Mapping) or not state or not all(isinstance(x, Tensor) for x in state.values()):
-        odd = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
-        raise ValueError(f"expected a state dict of tensors, bare or under 'ema', got {shown(odd)}")
-    return dict(state)
+    for _ in range(MOST_WRAPPERS):
+        held = [state[name] for name in WRAPPERS if name in state] if isinstance(state, Mapping) else []
+        state = next((inner for inner in held if isinstance(inner, Mapping) and inner), state)
+    state = as_state(state, where)
+    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None):
+        state = {name.removeprefix(prefix): x for name, x in state.items()}
+    return state
 
 
 def _divide(state: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -80,7 +88,7 @@ def _branches_in(skips: State, depth: int, where: str) -> tuple[Layout, dict[str
     )
     expected = {part.format(j) for j in range(half) for part in parts}
     check_names(f"{where} does not fit a stack of {depth} units, which has {half} branches", skips.keys(), expected)
-    width = skips["skip_linears.0.linear.bias"].shape[0]
+    width = skips["skip_linears.0.linear.bias"].numel()
     layout = Layout("concat", tuple((i, depth - 1 - i) for i in range(half)), depth, (width,))
     tensors = {}
     for j in range(half):
@@ -120,9 +128,9 @@ def _as_diffusers(own: State, where: str) -> dict[str, Tensor]:
         elif module in ends:
             named[f"{ends[module]}.{rest}"] = x
         elif module.startswith("blocks."):
-            _, i, part = module.split(".", 2)
+            _, i, part = (*module.split(".", 2), "")[:3]
             block = f"transformer_blocks.{i}"
-            if part == "attn.qkv":
+            if part == "attn.qkv" and x.ndim:
                 parts = zip(("to_q", "to_k", "to_v"), x.chunk(3))
                 named.update((f"{block}.attn1.{to}.{rest}", one) for to, one in parts)
             elif part in inside:

@@ -13,7 +13,7 @@ from skipcache.blocks import Override
 from skipcache.policies import Interval
 from skipcache.predictors import Forecast
 from skipcache.runtime import correctable, main_output
-from skipcache.stack import Stack
+from skipcache.stack import Stack, argument_names
 from skipcache.trajectory import Call, CallReader, Mark, Repeat, Runs, Visit, timestep_values
 
 PREDICTOR = Forecast(1)
@@ -39,7 +39,7 @@ class Watcher(Override):
     ) -> None:
         super().__init__(model)
         self.stack, self.scheduler = stack, scheduler
-        self.reader = CallReader.of(self.__wrapped__, stack.sample, stack.timestep)
+        self.reader = CallReader(tuple(argument_names(model)), stack.sample, stack.timestep)
         self.trajectories = Runs(policy, predictor)
         self.seen: list[list[SeenAt]] = []  # by run and step
         self.correctable = True

@@ -21,10 +21,11 @@ from skipcache.runtime.corrections import Corrections
 from skipcache.runtime.counters import Counters
 from skipcache.runtime.flops import count_flops, ideal_speedup
 from skipcache.runtime.pipelines import Pipelines
-from skipcache.runtime.plain import REPEATED, why_plain
+from skipcache.runtime.plain import REPEATED, TrainingMode, why_plain
 from skipcache.runtime.report import Report
 from skipcache.runtime.settings import Settings
 from skipcache.runtime.step import StepRunner
+from skipcache.stack import argument_names
 from skipcache.trajectory import Call, CallReader, NamedLanes, Repeat, Runs, Visit, blank_call
 
 MAX_OUTLINES = 16
@@ -49,7 +50,7 @@ class CachedForward(Override):
         super().__init__(model)
         self.settings = settings
         self.engines = make_engines(model, settings)
-        self.reader = CallReader.of(self.__wrapped__, settings.stack.sample, settings.stack.timestep)
+        self.reader = CallReader(tuple(argument_names(model)), settings.stack.sample, settings.stack.timestep)
         self.lane_names = NamedLanes(model)
         self.pipelines = Pipelines()
         self.reset()
@@ -91,7 +92,7 @@ class CachedForward(Override):
         self._local = threading.local()
         self.runs = Runs(self.settings.policy, self.settings.predictor, lambda: self.pipelines.ignored)
         self._outlines: Recent[Call] = Recent(MAX_OUTLINES)
-        self.state = ModelState(self.module)
+        self.state, self.training = ModelState(self.module), TrainingMode(self.module)
         self.counters = Counters()
         self.runner = StepRunner(self.module, self.engines, self.settings.predictor, self._refused, self._say)
         self._warned = False
@@ -157,9 +158,11 @@ class CachedForward(Override):
 
     def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         """The call, or None where it must run as if nothing were there."""
-        reason = why_plain(self.module, args, kwargs)
+        reason = why_plain(self.module, args, kwargs, self.settings.training)
         if reason is None:
             state = self.state.read() if self.settings.policy.caches else None
+            reason = self.training.why_plain(state) if state is not None else None
+        if reason is None:
             call = self.reader.read(args, kwargs, self.lane_names.name, state)
             if call is not None:
                 return call

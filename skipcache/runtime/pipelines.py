@@ -18,8 +18,16 @@ class Pipelines:
         self.ignored: tuple[Tensor, ...] = ()  # timesteps from before a pipeline was served
 
     def serve(self, pipeline: Any) -> None:
+        """Raises TypeError for an object of a class that has no weak references, as SimpleNamespace."""
+        try:
+            made = weakref.ref(pipeline)
+        except TypeError:
+            raise TypeError(
+                f"expected a pipeline of a class that allows weak references, got {type(pipeline).__name__}; pass the "
+                f"denoiser itself, or a pipeline of a class of your own"
+            ) from None
         if not any(known is pipeline for known in self.alive()):
-            self._known = [*(ref for ref in self._known if ref() is not None), weakref.ref(pipeline)]
+            self._known = [*(ref for ref in self._known if ref() is not None), made]
             timesteps = getattr(getattr(pipeline, "scheduler", None), "timesteps", None)
             self.ignored = (*self.ignored[-8:], timesteps) if isinstance(timesteps, Tensor) else self.ignored
 

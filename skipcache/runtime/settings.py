@@ -11,6 +11,7 @@ from skipcache.engines.fx import Options
 from skipcache.policies import Interval, Policy, Spread
 from skipcache.predictors import Damped, Hold, Predictor
 from skipcache.runtime.corrections import Corrections
+from skipcache.runtime.plain import TRAINING
 from skipcache.stack import Keep, Plan, Stack
 
 ENGINES = ("auto", "fx", "hooks")
@@ -27,6 +28,7 @@ class Settings:
     engine: str = "auto"
     compile: Options = False
     corrections: Corrections | None = None
+    training: str = "plain"
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Request:
     compile: Options = False
     stack: Stack | None = None
     corrections: Corrections | None = None
+    training: str = "plain"
 
     def __post_init__(self) -> None:
         given = {"interval": self.interval, "policy": self.policy, "speedup": self.speedup}
@@ -59,6 +62,8 @@ class Request:
             )
         if self.engine not in ENGINES:
             raise ValueError(f"engine: expected 'auto', 'fx' or 'hooks', got {self.engine!r}")
+        if self.training not in TRAINING:
+            raise ValueError(f"training: expected 'plain' or 'ignore', got {self.training!r}")
         if not isinstance(self.compile, (bool, dict)):
             raise TypeError(
                 f"compile: expected True, False or a dict of options for torch.compile, got {self.compile!r}"
@@ -74,7 +79,16 @@ class Request:
             self._check_unskipped(model)
         stack, plan = planned(model, keep, self.stack)
         predictor = self.predictor or (Hold() if _carries_H(model, stack) else Damped())
-        return Settings(stack, plan, self._policy(plan), predictor, self.engine, self.compile, self.corrections)
+        return Settings(
+            stack,
+            plan,
+            self._policy(plan),
+            predictor,
+            self.engine,
+            self.compile,
+            self.corrections,
+            self.training,
+        )
 
     def _policy(self, plan: Plan) -> Policy:
         if self.speedup is not None:

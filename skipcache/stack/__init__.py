@@ -1,3 +1,4 @@
+from skipcache.stack.arguments import argument_names
 from skipcache.stack.denoisers import find_denoisers, unwrap
 from skipcache.stack.discovery import TIMESTEP_NAMES, find_stack, one_per_block
 from skipcache.stack.plan import Keep, Plan, deep_blocks, make_plan
@@ -8,6 +9,7 @@ __all__ = [
     "Keep",
     "Plan",
     "Stack",
+    "argument_names",
     "check_stack",
     "deep_blocks",
     "find_denoisers",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
+from skipcache.stack.arguments import argument_names
 from skipcache.stack.discovery import TIMESTEP_NAMES, find_stack
 
 
@@ -67,10 +67,8 @@ def _modules(target: Any) -> Iterator[tuple[str, nn.Module]]:
 
 def _is_denoiser(module: nn.Module, named: bool) -> bool:
     inner = getattr(module, "_orig_mod", getattr(module, "module", module))
-    names = inspect.signature(type(inner).forward).parameters
-    if not any(name in names for name in TIMESTEP_NAMES):
-        return False
     try:
-        return named or find_stack(inner) is not None
+        timed = not set(TIMESTEP_NAMES).isdisjoint(argument_names(inner))
+        return timed and (named or find_stack(inner) is not None)
     except ValueError:
         return False

@@ -8,6 +8,8 @@ from importlib.metadata import entry_points
 
 from torch import nn
 
+from skipcache.stack.arguments import argument_names
+from skipcache.stack.skips import are_halves, lone_blocks, takes_skip
 from skipcache.stack.stack import Stack
 
 SAMPLE_NAMES = ("hidden_states", "x", "sample")
@@ -37,7 +39,7 @@ def describe_by_structure(model: nn.Module) -> Stack:
 
     The order of the blocks is checked when the model first runs.
     """
-    names = list(inspect.signature(type(model).forward).parameters)[1:]
+    names = argument_names(model)
     timestep = next((n for n in TIMESTEP_NAMES if n in names), next((n for n in names if "time" in n), None))
     if timestep is None:
         raise ValueError(
@@ -52,7 +54,12 @@ def describe_by_structure(model: nn.Module) -> Stack:
             f"and something beside it; pass stack=skipcache.Stack(units=((path,), ...), sample=..., timestep=...)"
         )
     sample = next((n for n in SAMPLE_NAMES if n in names), next(n for n in names if n != timestep))
-    return Stack(units, sample, timestep, native_skips=_has_skips(model, units))
+    return Stack(
+        units,
+        sample,
+        timestep,
+        native_skips=any(takes_skip(model.get_submodule(path)) for unit in units for path in unit),
+    )
 
 
 def one_per_block(model: nn.Module, *paths: str) -> tuple[tuple[str, ...], ...]:
@@ -69,13 +76,23 @@ def _main_units(model: nn.Module) -> tuple[tuple[str, ...], ...]:
     A list fits if its blocks are larger: they run first, on more streams (Flux's double blocks before its single ones).
     Or if they are as many, of one class and no smaller: then the two alternate, and a unit is one block of each.
     Refiners of noise or text before a stack are shorter lists of blocks that are no larger; adapters and control
-    branches are shorter lists registered after it.
+    branches are shorter lists registered after it. In a U (U-ViT) the second of two lists takes skips from the first,
+    and a lone block may stand between them.
     """
     lists = _block_lists(model)
     if not lists:
         return ()
     depth = max(len(blocks) for _, blocks in lists)
     end = max(i for i, (_, blocks) in enumerate(lists) if len(blocks) == depth)
+    alone = lone_blocks(model, *lists[end])
+    if end and len(alone) < 2 and are_halves(lists[end - 1][1], lists[end][1]):
+        return tuple((path,) for path in (*_paths(*lists[end - 1]), *alone, *_paths(*lists[end])))
+    if alone:
+        raise ValueError(
+            f"{type(model).__name__}: expected all blocks in lists, got {', '.join(alone)} beside {lists[end][0]}, "
+            f"of the same class; pass stack=skipcache.Stack(units=((path,), ...), sample=..., timestep=...), "
+            f"with the blocks in running order"
+        )
     stages = [[lists[end]]]  # a stage: one list, or several that alternate
     for path, blocks in reversed(lists[:end]):
         after = stages[0][0][1]
@@ -85,8 +102,12 @@ def _main_units(model: nn.Module) -> tuple[tuple[str, ...], ...]:
             stages.insert(0, [(path, blocks)])
         else:
             break
-    columns = ([[f"{path}.{i}" for i in range(len(blocks))] for path, blocks in stage] for stage in stages)
+    columns = ([_paths(path, blocks) for path, blocks in stage] for stage in stages)
     return tuple(unit for column in columns for unit in zip(*column))
+
+
+def _paths(path: str, blocks: nn.ModuleList) -> list[str]:
+    return [f"{path}.{i}" for i in range(len(blocks))]
 
 
 def _block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
@@ -115,12 +136,6 @@ def _is_block(module: nn.Module) -> bool:
 
 def _size(blocks: nn.ModuleList) -> int:
     return sum(p.numel() for p in blocks[0].parameters())
-
-
-def _has_skips(model: nn.Module, units: tuple[tuple[str, ...], ...]) -> bool:
-    """The blocks take the output of an earlier one by an argument of its own."""
-    blocks = (model.get_submodule(path) for unit in units for path in unit)
-    return any("skip" in name for block in blocks for name in inspect.signature(block.forward).parameters)
 
 
 def _adapters() -> list[Callable[[nn.Module], Stack | None]]:

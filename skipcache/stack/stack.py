@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+
+from skipcache.stack.arguments import argument_names
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def check_stack(model: nn.Module, stack: Stack) -> None:
             raise ValueError(
                 f"stack: {type(model).__name__} has no block at {path!r}; name paths as in named_modules()"
             ) from None
-    names = list(inspect.signature(type(model).forward).parameters)[1:]
+    names = argument_names(model)
     for role in ("sample", "timestep"):
         if getattr(stack, role) not in names:
             raise ValueError(

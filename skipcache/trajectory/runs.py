@@ -1,7 +1,7 @@
 """Which run a call belongs to: the one owner of identity. Calls -> (run, step, lane), with no reset by the user.
 
-A run belongs to the calling thread. Runs that are called in turns on one thread, and a run whose steps hop over threads,
-are told apart by their schedulers' timesteps and by their samples.
+A run belongs to the calling thread. Runs that are called in turns on one thread, and a run whose steps hop over
+threads, are told apart by their schedulers' timesteps and by their samples.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Runs:
         return Trajectory(self.policy, self.predictor, place.in_turns), instant
 
     def _release(self, instant: Instant, thread: Thread) -> None:
-        """A run begins at `instant`: those before it keep their features if they go on beside it, as far as is known."""
+        """A run begins at `instant`: those before it keep their features if they seem to go on beside it."""
         for run in thread.runs:
             at = run.at
             began_now = at is not None and at.before < 0 and at.instant.mark.same_or_equal(instant.mark.value)

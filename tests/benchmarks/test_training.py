@@ -14,6 +14,7 @@ from torch import nn
 from skipcache.benchmarks.cli.main import main
 from skipcache.benchmarks.references import train as train_command
 from skipcache.benchmarks.references.dit_digits import data
+from skipcache.benchmarks.training.checkpoint import resume, save
 from skipcache.benchmarks.training.losses import denoising_loss
 from skipcache.benchmarks.training.task import Recipe, Task, shortened
 from skipcache.benchmarks.training.trainer import train
@@ -169,3 +170,29 @@ def test_a_checkpoint_of_something_else_is_refused(task, tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(ValueError, match="it is no file"):
         train(task, tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"step": -1},
+        {"step": float("inf")},
+        {"step": "3"},
+        {"model": 3},
+        {"average": torch.zeros(2)},
+        {"optimizer": None},
+        {"optimizer": {"state": [], "param_groups": [{"params": [0, 1]}]}},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_with_a_part_that_cannot_be_is_refused(part, tmp_path):
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    average = {name: p.detach().clone() for name, p in model.named_parameters()}
+    save(tmp_path / "run", {}, 3, model, average, optimizer)
+    assert resume(tmp_path / "run", {}, model, average, optimizer) == 3
+    torch.save(torch.load(tmp_path / "run") | part, tmp_path / "run")
+    with pytest.raises(
+        ValueError, match=r"expected a checkpoint of `skipcache train` at .* delete it, or give another"
+    ):
+        resume(tmp_path / "run", {}, model, average, optimizer)

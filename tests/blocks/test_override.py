@@ -9,7 +9,7 @@ import torch
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from torch import nn
 
-from skipcache.blocks.override import Override, check_plain, is_class_forward, override_of
+from skipcache.blocks.override import Override, check_plain, is_class_forward, override_of, own_forward
 
 
 class Doubled(Override):
@@ -117,3 +117,36 @@ def test_the_class_s_forward_is_told_from_others():
     module, other = Scale(), Scale()
     assert is_class_forward(module.forward, module)
     assert not is_class_forward(other.forward, module) and not is_class_forward(lambda x: x, module)
+
+
+class Chooses(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.forward = self.forward_here
+
+    def forward_here(self, x):
+        return x + 1
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_a_method_that_the_instance_binds_is_the_module_s_own_forward(hooked):
+    module = Chooses()
+    bound = module.forward
+    if hooked:
+        add_hook_to_module(module, AddOne())
+    assert own_forward(module) is Chooses.forward_here
+    override = Doubled(module)
+    override.put_on()
+    assert own_forward(module) is Chooses.forward_here
+    assert module(X) == (2 * ((5 + 1) + 1) + 1 if hooked else 12), "hooks go around the override"
+    override.take_off()
+    if hooked:
+        remove_hook_from_module(module)
+    assert module.forward == bound and module(X) == 6
+
+
+def test_the_class_s_forward_is_own_where_nothing_else_is_bound():
+    module = Scale()
+    assert own_forward(module) is Scale.forward
+    module.forward = lambda x: x
+    assert own_forward(module) is Scale.forward, "a function that is no method cannot stand for one"

@@ -95,3 +95,38 @@ def test_files_are_float16_or_any_dtype(tmp_path):
     assert all(x.dtype == torch.float16 for x in load_file(file).values())
     other = skipcache.load_branches(build("original_dit"), file)
     assert all(p.dtype == torch.float32 for p in branches_of(other).parameters())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"fuse": "add"}', r"hostile\.safetensors: expected the layout of skip branches: .* \(KeyError"),
+        ('{"fuse": "add", "pairs": [[0, 3]], "depth": 4, "widths": []}', "expected the layout of skip branches"),
+        ('{"fuse": "add", "pairs": [[0, 3]], "depth": 4, "widths": [16, 16]}', "missing keys"),
+        ('{"fuse": "add", "pairs": [[0, 3]], "depth": 4, "widths": [16], "backbone": 3}', "branches for a 3"),
+        ('{"fuse": ', "expected the layout of skip branches as JSON"),
+        ("[" * 100_000, "expected the layout of skip branches as JSON"),
+        ("3", "has no skip branches"),
+    ],
+)
+def test_metadata_that_anyone_may_have_written_is_refused_before_the_model_is_touched(text, message, tmp_path):
+    model, tensors = build("original_dit"), {"0.0.norm.weight": torch.zeros(32)}
+    before = state(model)
+    save_file(tensors, tmp_path / "hostile.safetensors", metadata={"skipcache": text})
+    with pytest.raises(ValueError, match=message):
+        skipcache.load_branches(model, tmp_path / "hostile.safetensors")
+    assert state(model) == before
+
+
+@pytest.mark.parametrize("held", [[1], torch.zeros(1), {"a": 1}, {}, {3: torch.zeros(1)}], ids=str)
+def test_a_file_of_torch_that_holds_anything_else_is_refused(held, tmp_path):
+    torch.save(held, tmp_path / "branches.pt")
+    with pytest.raises(ValueError, match=r"expected a state dict of tensors"):
+        skipcache.load_branches(build("original_dit"), tmp_path / "branches.pt")
+
+
+def test_branches_in_a_file_of_torch_are_read(tmp_path):
+    model = grafted("original_dit", "concat")
+    torch.save(model.state_dict(), tmp_path / "whole.pt")
+    other = skipcache.load_branches(build("original_dit"), tmp_path / "whole.pt")
+    assert equal(list(branches_of(other).parameters()), list(branches_of(model).parameters()))

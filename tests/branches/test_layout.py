@@ -49,3 +49,31 @@ def test_weights_of_another_layout_are_refused_and_both_are_named(change):
     check_layout(LAYOUT, replace(LAYOUT))
     with pytest.raises(ValueError, match="the weights are of concat branches of width 16 and 8 between the units 0-5"):
         check_layout(LAYOUT, replace(LAYOUT, **change))
+
+
+FACTS = {"fuse": "add", "pairs": [[0, 5]], "depth": 6, "widths": [16]}
+HOSTILE = [
+    *({name: value for name, value in FACTS.items() if name != left_out} for left_out in FACTS),
+    *({**FACTS, "fuse": fuse} for fuse in ("multiply", None, ["add"])),
+    *({**FACTS, "pairs": pairs} for pairs in (None, [], 3, [[0]], [["0", "5"]], [[0, 1e9]], [[0, 9]], {"0": 5})),
+    *({**FACTS, "depth": depth} for depth in ("6", 6.5, -1, True, None)),
+    *({**FACTS, "widths": widths} for widths in ([], [0], [-1], ["16"], 16, None, [1.5], [True])),
+    [],
+    "add",
+    None,
+]
+
+
+@pytest.mark.parametrize("facts", HOSTILE, ids=str)
+def test_what_is_no_layout_is_refused_with_what_it_was(facts):
+    assert Layout.of(FACTS) == Layout("add", ((0, 5),), 6, (16,))
+    with pytest.raises(ValueError, match="expected the layout of skip branches: fuse 'add' or 'concat'"):
+        Layout.of(facts)
+
+
+@pytest.mark.parametrize(
+    "state", [torch.zeros(3), torch.tensor(7), torch.tensor([300]), torch.tensor([123, 34])], ids=str
+)
+def test_an_extra_state_that_is_no_json_is_refused(state):
+    with pytest.raises(ValueError, match="expected the layout of skip branches as JSON in bytes, got none"):
+        layout_in(state)

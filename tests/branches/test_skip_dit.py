@@ -1,6 +1,7 @@
 """Checkpoints in the four released layouts, against Skip-DiT written out by hand."""
 
 import pickle
+from argparse import Namespace
 
 import pytest
 import torch
@@ -228,9 +229,14 @@ def test_original_names_on_diffusers_dit():
     with_skips = skipcache.load_skip_dit(source, released)
     model = skipcache.load_skip_dit(build("dit", seed=1), theirs)
     assert equal(sample("dit", model), sample("dit", with_skips))
-    theirs["blocks.0.attn.rope"] = torch.zeros(1)
-    with pytest.raises(ValueError, match=r"no part of diffusers' DiT is known for blocks\.0\.attn\.rope"):
-        skipcache.load_skip_dit(build("dit"), theirs)
+    for name, x, message in (
+        ("blocks.0.attn.rope", torch.zeros(1), r"no part of diffusers' DiT is known for blocks\.0\.attn\.rope"),
+        ("blocks.0.weight", torch.zeros(1), r"no part of diffusers' DiT is known for blocks\.0\.weight"),
+        ("blocks.0.attn.qkv.weight", torch.tensor(1.0), r"no part .* is known for blocks\.0\.attn\.qkv\.weight"),
+        ("blocks.x.attn.qkv.weight", torch.zeros(3, 1), r"unexpected keys: .*transformer_blocks\.x"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            skipcache.load_skip_dit(build("dit"), {**theirs, name: x})
 
 
 def test_an_unregistered_model_takes_the_layout():
@@ -238,6 +244,25 @@ def test_an_unregistered_model_takes_the_layout():
     model = skipcache.load_skip_dit(build("yesterday", seed=1), checkpoint(plain, 2, 16))
     assert branches_of(model).layout.pairs == ((0, 4), (1, 3))
     assert torch.equal(model.inlet.weight, plain.inlet.weight)
+
+
+def test_training_checkpoints_are_unwrapped_and_may_hold_the_options_of_the_script(tmp_path):
+    """As the authors' training scripts save them: averaged weights beside others, and an argparse.Namespace."""
+    plain = build("original_dit")
+    released, other = checkpoint(plain, 2, 16), checkpoint(OriginalDiT(), 2, 16, seed=1)
+    expected = sample("original_dit", skipcache.load_skip_dit(build("original_dit", seed=1), released))
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(2))]).state_dict()
+    beside = {"opt": optimizer, "args": Namespace(lr=1e-4, model="DiT-XL/2", folders=["a", "b"]), "step": 3}
+    for saved in (
+        {"model": other, "ema": released, **beside},
+        {"ema": {}, "model": {f"module.{name}": x for name, x in released.items()}, **beside},
+        {"state_dict": {"module": {f"module._orig_mod.{name}": x for name, x in released.items()}}},
+        {"module": {f"_orig_mod.{name}": x for name, x in released.items()}, **beside},
+    ):
+        torch.save(saved, tmp_path / "training.pt")
+        for given in (saved, tmp_path / "training.pt"):
+            model = skipcache.load_skip_dit(build("original_dit", seed=1), given)
+            assert equal(sample("original_dit", model), expected)
 
 
 class Evil:
@@ -252,6 +277,8 @@ def test_checkpoints_that_do_not_fit(tmp_path):
     torch.save(released, whole)
     (tmp_path / "cut.pt").write_bytes(whole.read_bytes()[:2000])
     (tmp_path / "evil.pt").write_bytes(pickle.dumps({"ema": Evil()}))
+    torch.save({"ema": released, "args": Namespace(hook=Evil())}, tmp_path / "options.pt")
+    torch.save([released], tmp_path / "list.pt")
     (tmp_path / "cut.safetensors").write_bytes(b"\x00" * 20)
     wide = checkpoint(OriginalDiT(width=32), 2, 32)
     mixed = {**plain.state_dict(), **{n: x for n, x in wide.items() if n.startswith("skip_")}}
@@ -265,9 +292,21 @@ def test_checkpoints_that_do_not_fit(tmp_path):
         ({**released, "more": torch.zeros(1)}, "unexpected keys: more"),
         (dict(plain.state_dict()), "no checkpoint of a Skip-DiT"),
         ({}, "expected a state dict"),
-        ({"model": released}, "expected a state dict"),
+        ({"weights": released, "step": 3}, "got other values for step, weights; pass what is in it"),
+        ({"ema": {}, "model": {}}, "got other values for ema, model"),
+        ({0: torch.zeros(1)}, "expected a state dict of tensors by name, got dict"),
+        ({**released, "blocks.3.mlp.0.weight": released["blocks.3.mlp.0.weight"].char()}, "is int8, not float32"),
+        (
+            {**released, "final_layer.linear.bias": torch.zeros(4).to_sparse()},
+            r"float32 \(torch\.sparse_coo\)|sparse_coo",
+        ),
+        ({**released, "final_layer.linear.bias": torch.zeros(4, device="meta")}, "float32 without values"),
+        ({**released, "skip_norms.0.bias": torch.zeros(32, dtype=torch.complex64)}, "is complex64, not float32"),
+        ({**released, "skip_linears.0.linear.bias": torch.tensor(1.0)}, "branches of width 1, but the blocks"),
         (tmp_path / "cut.pt", "cannot be read|refused"),
         (tmp_path / "evil.pt", "refused"),
+        (tmp_path / "options.pt", "refused"),
+        (tmp_path / "list.pt", "expected a state dict of tensors by name, got list"),
         (tmp_path / "cut.safetensors", "cannot be read"),
         (tmp_path / "none.pt", "found none"),
     ]

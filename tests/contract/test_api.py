@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -105,11 +106,42 @@ def test_a_compiled_or_sharded_module_is_refused_by_name():
         skipcache.accelerate(model)
 
 
+@pytest.mark.parametrize("engine", ["fx", "hooks"])
+def test_all_components_are_checked_before_the_first_is_touched(engine):
+    """The second one fails, each time for another reason."""
+    one, other = build("original_dit"), build("original_dit", seed=1)
+    pipe, unreferable = Pipe(), SimpleNamespace(transformer=one, transformer_2=other, scheduler=None)
+    pipe.transformer, pipe.transformer_2 = one, other
+    before = state(one), state(other)
+    with pytest.raises(TypeError, match="a class that allows weak references, got SimpleNamespace; pass the denoiser"):
+        skipcache.accelerate(unreferable, engine=engine)
+    assert (state(one), state(other)) == before
+    skipcache.accelerate(other, interval=5, engine=engine)
+    with pytest.raises(ValueError, match=r"OriginalDiT \(transformer_2\) is accelerated with other settings"):
+        skipcache.accelerate(pipe, interval=3, engine=engine)
+    assert state(one) == before[0]
+    skipcache.restore(other)
+    pipe.transformer_2 = build("hunyuan_dit")
+    with pytest.raises(ValueError, match="speedup: HunyuanDiT2DModel has skip branches"):
+        skipcache.accelerate(pipe, speedup=1.4, engine=engine)
+    assert (state(one), state(other)) == before
+
+
+class Pipe:
+    """An object that holds denoisers by attribute."""
+
+
 def test_settings_must_be_equal_the_second_time():
     model = skipcache.accelerate(build("original_dit"), interval=3)
     assert skipcache.accelerate(model, policy=Interval(3)) is model
     before = state(model)
-    for other in ({"interval": 2}, {"keep": 0}, {"predictor": Hold()}, {"policy": Schedule([0, 3])}):
+    for other in (
+        {"interval": 2},
+        {"keep": 0},
+        {"predictor": Hold()},
+        {"policy": Schedule([0, 3])},
+        {"training": "ignore"},
+    ):
         with pytest.raises(ValueError, match="accelerated with other settings"):
             skipcache.accelerate(model, **other)
     assert state(model) == before

@@ -11,6 +11,7 @@ import torch
 import skipcache
 from skipcache import Forecast, Hold, Interval, Schedule, Stack, Threshold
 from skipcache.policies.base import Policy, Step
+from tests.models.odd import run, tiny
 from tests.models.pipelines import dit, run_dit
 from tests.models.sampling import build, equal, sample
 
@@ -243,3 +244,11 @@ def test_where_the_shallow_feature_is_not_known_all_steps_are_full_and_the_repor
     assert report.full_at == tuple(range(7))
     assert any("cannot be told apart" in reason for reason in report.reasons)
     assert equal(outputs, plain)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_limit_that_nothing_can_meet_still_caches_the_second_step_as_the_docstring_says(engine):
+    model = skipcache.accelerate(tiny(), policy=Threshold(1e-9), engine=engine)
+    run(model, steps=6)
+    assert skipcache.report(model).full_at == (0, 2, 3, 4, 5)
+    assert "second step of a run is cached whatever the limit" in " ".join(Threshold.__doc__.split())

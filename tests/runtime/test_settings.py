@@ -19,6 +19,8 @@ from tests.models.sampling import build
         ({"predictor": Hold}, TypeError, "predictor: expected Hold"),
         ({"predictor": "hold"}, TypeError, "another Predictor, got 'hold'"),
         ({"engine": "graph"}, ValueError, "'auto', 'fx' or 'hooks', got 'graph'"),
+        ({"training": "cache"}, ValueError, "training: expected 'plain' or 'ignore', got 'cache'"),
+        ({"training": True}, ValueError, "training: expected 'plain' or 'ignore', got True"),
         ({"compile": "yes"}, TypeError, "True, False or a dict of options"),
         ({"compile": True, "engine": "hooks"}, ValueError, "which has no graphs to compile"),
     ],

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from skipcache.blocks import is_class_forward, quietly
+from skipcache.blocks import is_bound_to, own_forward, quietly
 from skipcache.engines import Features, Recent, StepResult, same_output
 from skipcache.engines.fx.decorators import innermost, rewrapped
 from skipcache.engines.fx.errors import Stale, Untraceable
@@ -123,7 +123,7 @@ class FxEngine:
                 if not (isinstance(error, Untraceable) or _of_compiling(error)):
                     raise
                 self._keep(call, Refused(_reason(error)))
-                output = innermost(type(self.model).forward)(self.model, *call.args, **call.kwargs)
+                output = innermost(own_forward(self.model))(self.model, *call.args, **call.kwargs)
                 return StepResult(output, len(self.stack.blocks))
 
         return self._decorated(step, call)
@@ -136,7 +136,7 @@ class FxEngine:
         return StepResult(call.run(forward), len(self.stack.blocks))
 
     def _decorated(self, step: Callable[[Call], StepResult], call: Call) -> StepResult:
-        """`step` in the place of the class's forward, with the decorators of that forward around it."""
+        """`step` in the place of the model's own forward, with the decorators of that forward around it."""
         results: list[StepResult] = []
 
         def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -144,7 +144,7 @@ class FxEngine:
             return results[-1].output
 
         args, kwargs = call.arguments()
-        output = rewrapped(type(self.model).forward, forward)(self.model, *args, **kwargs)
+        output = rewrapped(own_forward(self.model), forward)(self.model, *args, **kwargs)
         return replace(results[-1], output=output)
 
     def _full(self, call: Call) -> StepResult:
@@ -160,7 +160,7 @@ class FxEngine:
 
     def _first(self, call: Call) -> StepResult:
         """The first step of a signature: it runs as usual, and is recorded, traced, cut and proved."""
-        function = innermost(type(self.model).forward)
+        function = innermost(own_forward(self.model))
         before = versions(call)
         recording = record(function, self.model, self.stack.blocks, self.deep, *call.arguments())
         blocks = sum(len(recording.returned.get(path, ())) for path in self.stack.blocks)
@@ -183,7 +183,7 @@ class FxEngine:
         """Why this call should not even be traced."""
         own = getattr(forward, "__self__", None)
         previous = getattr(own, "previous", None)
-        if previous is not None and not is_class_forward(previous, self.model):
+        if previous is not None and not is_bound_to(previous, self.model):
             return "the model's forward was replaced on the instance"
         if not isinstance(call.timestep, Tensor):
             return "the timestep is a Python number, which a graph would take for a constant"

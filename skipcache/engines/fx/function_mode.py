@@ -216,6 +216,8 @@ _REFLECTED = types.MappingProxyType(
 def _target(func: Any, args: Any) -> tuple[str, Any, Any]:
     """`func(*args)` as a node's op, target and args, in the form that reads best."""
     name = getattr(func, "__name__", "")
+    if getattr(torch.Tensor, f"__{name}__", None) is func:
+        name = f"__{name}__"  # torch names some operators as if they were methods: `Tensor.__pow__` says "pow"
     if getattr(torch.Tensor, name, None) is not func:
         return "call_function", func, args
     if name in _REFLECTED:

@@ -205,3 +205,16 @@ def test_outputs_of_replayed_programs_are_the_caller_s_own():
     for mode, own in (("reduce-overhead", True), ("default", False)):
         found = replace(made, compile={"mode": mode}, full_program=replaying).full(args, {})
         assert (found[0]["eps"] is not memory) is own
+
+
+class Squares(Tiny):
+    """A power of the timestep in the glue, as schedules of the scale write it."""
+
+    def before(self, h, x, t):
+        return h * (1 + (t / 1000) ** 2)[:, None, None] + 0.5 ** (t / 1000)[:, None, None]
+
+
+def test_a_power_in_the_glue_is_served_by_both_engines_alike():
+    graphs, hooked = (skipcache.accelerate(tiny(Squares), interval=3, engine=e) for e in ("fx", "hooks"))
+    assert equal(run(graphs), run(hooked))
+    assert skipcache.report(graphs).cached_steps == skipcache.report(hooked).cached_steps == 4
