@@ -67,7 +67,7 @@ class Trajectory:
         return self._fit(call, instant, last, steps)
 
     def _ahead(self, instant: Instant, last: Instant) -> int | None:
-        """How many steps `instant` is after `last`; -1 for a turn back, None where only reading the device could tell."""
+        """How many steps `instant` is after `last`; -1: a turn back, None: only reading the device could tell."""
         if instant.position is not None:
             turns = instant.directions_from(last)
             if turns is not None and not self.direction.fits(*turns):
@@ -110,7 +110,7 @@ class Trajectory:
         return Fits(instant, steps, found, None if turn is None else turn.size, sure)
 
     def _again(self, call: Call, found: Found, instant: Instant, last: OpenStep) -> Place:
-        """A second call of a lane at one time, with another sample: the next evaluation of a step (Heun), or another run.
+        """A second call of a lane at one time, with another sample: the step's next evaluation (Heun), or another run.
 
         Where the sample is not read it is the next step if the scheduler's timesteps repeat, or may repeat. Else it is
         another run, perhaps called in turns with this one (tiles of one image).
@@ -130,7 +130,7 @@ class Trajectory:
         return new if last.before < 0 or (self._in_turns and last.before == 0) else on
 
     def _turn(self, call: Call, lane: Lane | None, instant: Instant) -> Turn | None:
-        """Of the call's sample, from the last ones of its lane, or of any lane where it is a new one; None: not read."""
+        """Of the call's sample, from its lane's last one, or from any lane's where it is a new lane; None: not read."""
         if not _reads(call, instant):
             return None
         assert self.at is not None
