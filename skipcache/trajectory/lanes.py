@@ -10,7 +10,7 @@ conditioning changes a little only: another text on each step is another lane on
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -99,7 +99,8 @@ class Found:
         evidence: of the call's structure, as it is after this call.
         gone: lanes that are too far behind to be any call's.
         untrusted: lanes that may have been taken for another one; their features are dropped.
-        is_same: all of its conditioning is the lane's own.
+        is_same: all of its conditioning is the lane's own, the same memory.
+        is_equal: it has equal values.
     """
 
     lane: Lane | None
@@ -107,6 +108,7 @@ class Found:
     gone: tuple[Lane, ...] = ()
     untrusted: tuple[Lane, ...] = ()
     is_same: bool = False
+    is_equal: bool = False
 
 
 class Lanes:
@@ -147,8 +149,14 @@ class Lanes:
             return Found(_by_value(call, waiting, Evidence()), evidence)
         equal = _by_value(call, waiting, evidence)
         if equal is not None:
-            return Found(equal, evidence.with_proven(leaves - evidence.volatile), is_same=not evidence.volatile)
+            return Found(equal, evidence.with_proven(leaves - evidence.volatile), is_equal=not evidence.volatile)
         return self._without_volatile(call, waiting, evidence, last_step)
+
+    def find_again(self, call: Call, step: int, found: Found) -> Found:
+        """`found`, or a lane that was called at `step` with equal conditioning: some clients rebuild it for each call."""
+        called = [lane for lane in self._like(call) if lane.step == step]
+        lane = _by_value(call, called, self._evidence.get(call.structure) or Evidence())
+        return found if lane is None else replace(found, lane=lane, is_equal=True)
 
     def _without_volatile(self, call: Call, waiting: list[Lane], evidence: Evidence, last_step: int) -> Found:
         """No lane has this conditioning: it is new, or some of its leaves change on every call."""
@@ -197,12 +205,13 @@ class Lanes:
         seen = {id(x.seen): x.seen for x in lanes if x.seen is not None and x.step in steps}
         return list(seen.values())
 
-    def see(self, call: Call, step: int, lane: Lane) -> Seen:
-        """The sample of `call`, which another lane may have been given at this step."""
+    def see(self, call: Call, step: int, lane: Lane, read: bool) -> Seen:
+        """The sample of `call`, which another lane may have been given at this step. `read`: it may be compared."""
         for other in self.all:
             if other is lane or other.step != step or other.seen is None or other.sample is None:
                 continue
-            if (len(call.samples) == 1 and other.sample.same(call.sample)) or other.seen.is_of(call.samples):
+            same = len(call.samples) == 1 and other.sample.same(call.sample)
+            if same or (read and other.seen.is_of(call.samples)):
                 return other.seen
         return Seen(call.samples, lane.seen)
 

@@ -57,12 +57,16 @@ class Fits:
 
 @dataclass(frozen=True, eq=False)
 class NewRun:
-    """The call begins a run. `in_turns`: at the very time of the run before came another sample with its conditioning.
+    """The call begins a run.
 
-    Where samples are not read, these two may be tiles of one image, called in turns: neither may then reuse anything.
+    Attributes:
+        in_turns: at the very time of the run before came another sample with its conditioning. Where samples are not
+            read, these two may be tiles of one image, called in turns: neither may then reuse anything.
+        instead: all but its sample said that the call goes on with the run before.
     """
 
     in_turns: bool = False
+    instead: bool = False
 
 
 @dataclass(frozen=True, eq=False)

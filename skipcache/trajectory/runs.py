@@ -57,6 +57,8 @@ class Runs:
 
     def _visit(self, call: Call, schedulers: Sequence[Any], thread: Thread) -> Visit | Repeat:
         instant = thread.clock.read(call, schedulers)
+        if instant.is_dark and len([run for run in self.all if run.is_of(instant)]) > 1:
+            instant = instant.after(None, read=True)  # how many steps each of them is behind cannot be told by counting
         run, place = self._find(call, instant, thread)
         if isinstance(place, Repeat):
             return place
@@ -114,9 +116,9 @@ class Runs:
             place = run.place(call, instant)
             if isinstance(place, Fits) and place.is_sure and place.steps:
                 return run, place
-        if places and isinstance(places[0][1], NewRun):
-            return places[0]
-        return Trajectory(self.policy, self.predictor), NewRun(in_turns=bool(sure))
+        begins = [place for _, place in places if isinstance(place, NewRun)]
+        in_turns = bool(sure) or (bool(begins) and begins[0] is places[0][1] and begins[0].in_turns)
+        return Trajectory(self.policy, self.predictor), NewRun(in_turns, any(place.instead for place in begins))
 
     def _elsewhere(self, thread: Thread) -> list[Trajectory]:
         return [run for other in list(self._threads) if other is not thread for run in other.runs]
@@ -128,7 +130,7 @@ class Runs:
             thread.clock.forget()
             instant = instant.alone
         self._release(instant, thread)
-        return Trajectory(self.policy, self.predictor, place.in_turns), instant
+        return Trajectory(self.policy, self.predictor, place), instant
 
     def _release(self, instant: Instant, thread: Thread) -> None:
         """A run begins at `instant`: those before it keep their features if they seem to go on beside it."""
@@ -153,12 +155,12 @@ class Runs:
 
 
 def _is_unannounced(instant: Instant, last: Instant) -> bool:
-    """The scheduler's run is that of the run before, and only its count, or nothing, says where the call stands."""
-    if instant.run is None or not same_run(instant.run, last.run):
+    """The scheduler's run is that of the run before, which was not called at this time."""
+    run = instant.run
+    if run is None or not same_run(run, last.run) or run.holds(instant.mark.value):
         return False
-    placed = instant.after(None)
-    at_one_time = placed.position == last.position and last.mark.same_or_equal(instant.mark.value)
-    return (placed.counted or placed.position is None) and not at_one_time
+    at_one_time = instant.after(None).position == last.position and last.mark.same_or_equal(instant.mark.value)
+    return not at_one_time
 
 
 def _is_close(place: Place) -> bool:

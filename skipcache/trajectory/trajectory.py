@@ -30,7 +30,7 @@ class Trajectory:
         turns: by how much its samples turned, at each step where that was measured.
     """
 
-    def __init__(self, policy: Policy, predictor: Predictor, in_turns: bool = False) -> None:
+    def __init__(self, policy: Policy, predictor: Predictor, begun: NewRun | None = None) -> None:
         self.policy, self.predictor = policy, predictor
         self.lanes = Lanes(follows=reads_drift(policy))
         self.direction = Direction()
@@ -38,13 +38,18 @@ class Trajectory:
         self.full_at: tuple[int, ...] = ()
         self.goes_on = False
         self.turns: list[float] = []
-        self._in_turns = in_turns  # another run seems to be called in turns with this one
+        self._in_turns = begun is not None and begun.in_turns  # another run seems to be called in turns with this one
+        self._strict = begun is not None and begun.instead
         self._last_full = -1
 
     @property
     def tensors(self) -> list[Tensor]:
         """All cached tensors."""
         return self.lanes.tensors
+
+    def is_of(self, instant: Instant) -> bool:
+        """It follows the same run of a scheduler."""
+        return self.at is not None and same_run(self.at.instant.run, instant.run)
 
     def release(self) -> None:
         """Drop the features, and go on knowing who is called: the next step is full."""
@@ -61,10 +66,7 @@ class Trajectory:
         instant = instant.after(last.instant)
         if not same_run(instant.run, last.instant.run):
             return NewRun()
-        steps = self._ahead(instant, last.instant)
-        if steps is not None and steps < 0:
-            return NewRun()
-        return self._fit(call, instant, last, steps)
+        return self._fit(call, instant, last, self._ahead(instant, last.instant))
 
     def _ahead(self, instant: Instant, last: Instant) -> int | None:
         """How many steps `instant` is after `last`; -1: a turn back, None: only reading the device could tell."""
@@ -84,16 +86,23 @@ class Trajectory:
         return -1 if self.direction.turns_back(last.timesteps, instant.timesteps) else 1
 
     def _fit(self, call: Call, instant: Instant, last: OpenStep, steps: int | None) -> Place:
+        if steps is not None and steps < 0:
+            return NewRun()
         same_step = not steps
         at, before = (last.index, last.before) if same_step else (last.index + 1, last.index)
         repeated = next((x for x in self.lanes.all if x.step == last.index and _repeats(x, call)), None)
         if steps == 0 and repeated is not None:
             return Repeat(repeated)
         found = self.lanes.find(call, at, before)
-        if steps is None:
-            steps = 0 if found.lane is not None else self._ahead_by_time(instant, last.instant)
-            if steps < 0:
-                return NewRun()
+        if steps is None and not found.is_same:
+            # Neither the time nor the conditioning shows it without a look at the device.
+            instant = instant.after(last.instant, read=True)
+            dark = instant.position is None
+            steps = self._ahead_by_time(instant, last.instant) if dark else self._ahead(instant, last.instant)
+            return self._fit(call, instant, last, steps)
+        steps = steps or 0
+        if steps == 0 and found.lane is None and (instant.run is None or on_host(call.sample)):
+            found = self.lanes.find_again(call, at, found)
         if steps == 0 and found.lane is not None and found.lane.step == last.index:
             return self._again(call, found, instant, last)
         if instant.run is None and steps and not self.lanes.know_structure(call.structure):
@@ -102,11 +111,12 @@ class Trajectory:
 
     def _by_sample(self, call: Call, found: Found, instant: Instant, steps: int) -> Place:
         """The call, unless its sample belongs to another run."""
-        turn = self._turn(call, found.lane, instant)
-        if turn is not None and not turn.fits(self.turns):
+        turn = self._turn(call, found, instant)
+        if turn is not None and not self._goes_on(turn, instant):
             # At one time another sample with another text is a lane (areas of one image), else it is another run.
-            return NewRun() if steps or found.lane is not None else Fits(instant, 0, found)
-        sure = turn is not None or (instant.position is not None and found.is_same and not self._in_turns)
+            return NewRun(instead=True) if steps or found.lane is not None else Fits(instant, 0, found)
+        known = instant.position is not None and (found.is_same or found.is_equal)
+        sure = turn is not None or (known and not self._in_turns)
         return Fits(instant, steps, found, None if turn is None else turn.size, sure)
 
     def _again(self, call: Call, found: Found, instant: Instant, last: OpenStep) -> Place:
@@ -115,11 +125,14 @@ class Trajectory:
         Where the sample is not read it is the next step if the scheduler's timesteps repeat, or may repeat. Else it is
         another run, perhaps called in turns with this one (tiles of one image).
         """
-        lane, new = found.lane, NewRun(in_turns=True)
+        lane = found.lane
         assert lane is not None
-        turn = self._turn(call, lane, instant)
-        if lane.sample is None or lane.sample.same(call.sample) or (turn is not None and not turn.fits(self.turns)):
-            return NewRun(in_turns=turn is None)
+        turn = self._turn(call, found, instant)
+        new = NewRun(in_turns=turn is None)
+        if lane.sample is None or lane.sample.same(call.sample):
+            return new
+        if turn is not None and not self._goes_on(turn, instant):
+            return NewRun(instead=last.before >= 0)
         on = Fits(instant, 1, found, None if turn is None else turn.size, turn is not None)
         if instant.is_dark and not (last.instant.mark.is_sure and last.instant.mark.same(instant.mark.value)):
             return on
@@ -129,14 +142,17 @@ class Trajectory:
             return Fits(instant.next(), 1, found, on.turn, on.is_sure)
         return new if last.before < 0 or (self._in_turns and last.before == 0) else on
 
-    def _turn(self, call: Call, lane: Lane | None, instant: Instant) -> Turn | None:
+    def _turn(self, call: Call, found: Found, instant: Instant) -> Turn | None:
         """Of the call's sample, from its lane's last one, or from any lane's where it is a new lane; None: not read."""
-        if not _reads(call, instant):
+        if not _reads(call, instant, found):
             return None
         assert self.at is not None
-        seen = self.lanes.seen_by(lane, (self.at.index, self.at.before))
+        seen = self.lanes.seen_by(found.lane, (self.at.index, self.at.before))
         turns = [x.turn(call.samples) for x in seen if x.fits(call.samples)]
         return min(turns, key=lambda turn: turn.size) if turns else None
+
+    def _goes_on(self, turn: Turn, instant: Instant) -> bool:
+        return turn.fits(self.turns, self._strict or (instant.run is not None and instant.run.is_linear))
 
     # Taking a call in
 
@@ -152,7 +168,7 @@ class Trajectory:
         at = self._open_step(instant, steps) if opens or self.at is None else self.at
         full = self._decide(call, at, lane, opens)
         lane = lane or self.lanes.add(call)
-        lane.enter(call, at.index, self.lanes.see(call, at.index, lane) if _reads(call, instant) else None)
+        lane.enter(call, at.index, self.lanes.see(call, at.index, lane, _reads(call, instant)))
         return Visit(self, lane, at, full, opens)
 
     def record(self, visit: Visit, H: Streams | None, D: Streams) -> None:
@@ -212,11 +228,12 @@ class Trajectory:
         )
 
 
-def _reads(call: Call, instant: Instant) -> bool:
-    """The sample is evidence: it is read on the host, and on a device where the timestep is read there anyway."""
-    if call.sample.is_meta or (instant.run is not None and instant.run.renoises):
+def _reads(call: Call, instant: Instant, found: Found | None = None) -> bool:
+    """The sample is evidence: on the host, and on a device where something else was read there already."""
+    if call.sample.is_meta or (instant.run is not None and instant.run.is_noisy):
         return False
-    return instant.run is None or on_host(call.sample)
+    doubt = found is not None and found.lane is not None and not found.is_same
+    return instant.run is None or on_host(call.sample) or doubt
 
 
 def _repeats(lane: Lane, call: Call) -> bool:

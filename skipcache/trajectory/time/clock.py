@@ -49,12 +49,12 @@ class Instant:
         assert isinstance(timestep, Tensor)
         return cls(timestep.clone(), mark, run, position, counted)
 
-    def after(self, last: Instant | None) -> Instant:
-        """With its position in the run, at or after that of `last`, where values repeat."""
-        if self.run is None:
+    def after(self, last: Instant | None, read: bool = False) -> Instant:
+        """With its position in the run, at or after that of `last`, where values repeat. `read`: look at a device."""
+        if self.run is None or self.position is not None:
             return self
         known = last.position if last is not None and same_run(last.run, self.run) else None
-        position, count = self.run.position(self.mark.value, known), self.run.count
+        position, count = self.run.position(self.mark.value, known, read), self.run.count
         if position is not None or count is None:
             return replace(self, position=position)
         if count >= len(self.run.timesteps):

@@ -18,8 +18,8 @@ NOISY = (
 )  # fmt: skip
 
 
-# Those whose samples are nearly all new noise: a sample does not show what it went on from.
-RENOISING = ("CMStochastic", "LCM", "TCD", "UnCLIP", "EntropyBound", "DiscreteDDIM")
+# Those whose samples are no sum of the last two samples and outputs: noise by an argument, or Runge and Kutta's sums.
+BENT = ("DDIM", "PNDM")
 
 
 @dataclass(eq=False)
@@ -33,11 +33,15 @@ class SchedulerRun:
         """`timestep` is a view of this run's own memory."""
         return isinstance(timestep, Tensor) and _memory(timestep) == _memory(self.timesteps)
 
-    def position(self, timestep: Tensor | float, last: int | None) -> int | None:
-        """The index of `timestep`, at or after `last` where values repeat; None where it shows none on the host."""
+    def position(self, timestep: Tensor | float, last: int | None, read: bool = False) -> int | None:
+        """The index of `timestep`, at or after `last` where values repeat; None where it shows none.
+
+        `read`: look at the values on a device too, which synchronises.
+        """
         if isinstance(timestep, Tensor) and self.holds(timestep):
             return self._by_memory(timestep)
-        return self._by_value(timestep, last) if on_host(timestep) and on_host(self.timesteps) else None
+        shown = read or (on_host(timestep) and on_host(self.timesteps))
+        return self._by_value(timestep, last) if shown else None
 
     @property
     def count(self) -> int | None:
@@ -69,11 +73,11 @@ class SchedulerRun:
         return self._is(NOISY) or algorithm.startswith("sde-") or bool(getattr(config, "stochastic_sampling", False))
 
     @cached_property
-    def renoises(self) -> bool:
-        """Samples are nearly all new noise on each step."""
-        return self._is(RENOISING) or bool(
-            getattr(getattr(self.scheduler, "config", None), "stochastic_sampling", False)
-        )
+    def is_linear(self) -> bool:
+        """Each sample is a sum of the last samples and outputs. A DDIM step may draw noise, and clipping bends it."""
+        config = getattr(self.scheduler, "config", None)
+        bent = any(getattr(config, name, False) for name in ("clip_sample", "thresholding"))
+        return not (bent or self.is_noisy or self._is(BENT))
 
     def _is(self, kinds: tuple[str, ...]) -> bool:
         return any(kind in type(self.scheduler).__name__ for kind in kinds)
