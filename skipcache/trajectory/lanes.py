@@ -153,7 +153,7 @@ class Lanes:
         return self._without_volatile(call, waiting, evidence, last_step)
 
     def find_again(self, call: Call, step: int, found: Found) -> Found:
-        """`found`, or a lane that was called at `step` with equal conditioning: clients may rebuild it for each call."""
+        """`found`, or a lane that was called at `step` with equal conditioning, which clients may rebuild each time."""
         called = [lane for lane in self._like(call) if lane.step == step]
         lane = _by_value(call, called, self._evidence.get(call.structure) or Evidence())
         return found if lane is None else replace(found, lane=lane, is_equal=True)

@@ -17,7 +17,6 @@ from skipcache.policies import Policy
 from skipcache.predictors import Predictor
 from skipcache.trajectory.call import Call
 from skipcache.trajectory.places import Fits, NewRun, Place, Repeat, Visit
-from skipcache.trajectory.sample import LEAST
 from skipcache.trajectory.time import Clock, Instant, same_run
 from skipcache.trajectory.trajectory import Trajectory
 
@@ -57,8 +56,6 @@ class Runs:
 
     def _visit(self, call: Call, schedulers: Sequence[Any], thread: Thread) -> Visit | Repeat:
         instant = thread.clock.read(call, schedulers)
-        if instant.is_dark and len([run for run in self.all if run.is_of(instant)]) > 1:
-            instant = instant.after(None, read=True)  # how many steps each of them is behind cannot be told by counting
         run, place = self._find(call, instant, thread)
         if isinstance(place, Repeat):
             return place
@@ -104,7 +101,7 @@ class Runs:
         places: list[tuple[Trajectory, Place]] = []
         for run in thread.runs:
             place = run.place(call, instant)
-            if isinstance(place, Repeat) or _is_close(place):
+            if isinstance(place, Repeat):
                 return run, place
             places.append((run, place))
         sure = [(run, place) for run, place in places if isinstance(place, Fits) and place.is_sure]
@@ -161,8 +158,3 @@ def _is_unannounced(instant: Instant, last: Instant) -> bool:
         return False
     at_one_time = instant.after(None).position == last.position and last.mark.same_or_equal(instant.mark.value)
     return not at_one_time
-
-
-def _is_close(place: Place) -> bool:
-    """No other run can be closer."""
-    return isinstance(place, Fits) and place.is_sure and place.turn is not None and place.turn <= LEAST / 10

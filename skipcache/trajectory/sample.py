@@ -10,9 +10,10 @@ Samplers that draw noise turn too: an ancestral step from sigma s to s' by at mo
 steps of Karras' schedule, DDPM by 0.8 in 20 steps. `Turn.fits` allows that at a run's second step, and then 3 times the
 largest of its last 4 turns, but not less than 0.05, for what a sampler does beside (clipping, a third order). Late in a
 run images of one text resemble each other, and tiles of one image too. So a run that began where another one was
-expected to go on, as windows that move do, is allowed 0.03 alone at its second step, and so is one whose scheduler is
-known and draws no noise. Of diffusers' schedulers without noise and clipping, in 4, 10 and 30 steps of float32 and
-bfloat16, the largest was 0.02; PNDM, which begins by Runge and Kutta's rule, had 0.2.
+expected to go on, as windows that move do, is allowed 0.001 alone at its second step (0.03 in 16 bits), and so is one
+whose scheduler is known and draws no noise. Of diffusers' schedulers without noise and clipping, in 4, 10 and 30 steps,
+those of first and second order turned by less than 0.0001 in float32 and 0.014 in bfloat16, those of third order by
+0.02; PNDM, which begins by Runge and Kutta's rule, by 0.2.
 Samplers of one's own that draw much noise on each step (DDPM in 10 steps, LCM) exceed the bound: their steps are full.
 Where a scheduler is known to draw noise, the sample is no evidence.
 """
@@ -33,12 +34,12 @@ from skipcache.blocks import on_host
 from skipcache.trajectory.mark import Mark
 
 LEAST = 0.05  # a turn that any sampler may make
-STRICT = 0.03  # one that a sampler makes that draws no noise
+STRICT = (0.001, 0.03)  # one that a sampler makes that draws no noise, in float32 and in 16 bits
 GROWTH = 3.0
 RECENT = 4
 EXPLAINED = 0.2  # the part of the sample's square that must lie in the span where nothing is known of the sampler
 MANY = 8  # vectors of a span at most
-RIDGES = 1e-6 * np.eye(MANY)
+RIDGES = 1e-12 * np.eye(MANY)
 TINY = float(np.finfo(np.float32).tiny)
 
 Rows = Any  # (images, numbers): an array for a tensor on the host, else a tensor; both have the operators used here
@@ -78,7 +79,7 @@ class Seen:
         """How far `samples`, which fit, have turned out of the span of what was seen here; the image that did most."""
         marks = [Mark.of(x) for x in samples]
         if self._asked is None or not all(map(Mark.same, self._asked[0], samples)):
-            turns = [_turn(self._span(i), _rows(x)) for i, x in enumerate(samples)]
+            turns = [_turn(self._span(i), _rows(x), STRICT[x.element_size() < 4]) for i, x in enumerate(samples)]
             self._asked = marks, max(turns, key=lambda turn: turn.size)
         return self._asked[1]
 
@@ -101,22 +102,25 @@ class Seen:
 
 
 class Turn:
-    """How far a sample has turned, from 0 to 1, and how far one may whose sampler is not known yet."""
+    """How far a sample has turned, from 0 to 1.
 
-    def __init__(self, size: float, most: float) -> None:
-        self.size, self.most = size, most
+    `most`: how far one may whose sampler is not known yet. `least`: what rounding and a first step without noise do.
+    """
+
+    def __init__(self, size: float, most: float, least: float) -> None:
+        self.size, self.most, self.least = size, most, least
 
     def fits(self, history: Sequence[float], strict: bool = False) -> bool:
         """A sampler that turned its samples by `history` before may have made it.
 
         `strict`: where there is no history, do not allow for a sampler that draws noise.
         """
-        most = self.most if history or not strict else STRICT
+        most = self.most if history or not strict else self.least
         grown = GROWTH * max(history[-RECENT:]) if history else 1.0
-        return self.size <= min(max(most, STRICT), max(grown, LEAST))
+        return self.size <= min(max(most, self.least), max(grown, LEAST))
 
 
-def _turn(span: list[Rows], x: Rows) -> Turn:
+def _turn(span: list[Rows], x: Rows, least: float) -> Turn:
     """Of each row, the part outside of the span; the largest."""
     size = x.shape[1]
     span = span[: max(1, min(MANY, size // 8))]
@@ -131,15 +135,15 @@ def _turn(span: list[Rows], x: Rows) -> Turn:
     outside = 1 - min((part if part == part else 0.0 for part in parts), default=0.0)
     outside = min(max(outside, 0.0), 1.0)
     by_chance = (len(span) + 5 * math.sqrt(2 * len(span))) / max(size, 1)
-    return Turn(math.sqrt(outside), math.sqrt(max(0.0, 1 - max(EXPLAINED, by_chance))))
+    return Turn(math.sqrt(outside), math.sqrt(max(0.0, 1 - max(EXPLAINED, by_chance))), least)
 
 
 def _products(vectors: list[Rows]) -> np.ndarray:
     """Scalar products of all vectors of each image. On a device this is the one look at it."""
     if isinstance(vectors[0], np.ndarray):
-        stacked = np.stack(vectors, 1)
-        return (stacked @ stacked.transpose(0, 2, 1)).astype(np.float64)
-    on_device = torch.stack(vectors, 1)
+        stacked = np.stack(vectors, 1).astype(np.float64)
+        return stacked @ stacked.transpose(0, 2, 1)
+    on_device = torch.stack(vectors, 1).double()
     return np.array((on_device @ on_device.mT).tolist())
 
 

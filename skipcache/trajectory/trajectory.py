@@ -47,10 +47,6 @@ class Trajectory:
         """All cached tensors."""
         return self.lanes.tensors
 
-    def is_of(self, instant: Instant) -> bool:
-        """It follows the same run of a scheduler."""
-        return self.at is not None and same_run(self.at.instant.run, instant.run)
-
     def release(self) -> None:
         """Drop the features, and go on knowing who is called: the next step is full."""
         for lane in self.lanes.all:
@@ -66,41 +62,31 @@ class Trajectory:
         instant = instant.after(last.instant)
         if not same_run(instant.run, last.instant.run):
             return NewRun()
-        return self._fit(call, instant, last, self._ahead(instant, last.instant))
+        if instant.is_dark and not last.instant.mark.same(instant.mark.value):
+            instant = instant.after(last.instant, read=True)
+        steps = self._ahead(instant, last.instant)
+        return NewRun() if steps < 0 else self._fit(call, instant, last, steps)
 
-    def _ahead(self, instant: Instant, last: Instant) -> int | None:
-        """How many steps `instant` is after `last`; -1: a turn back, None: only reading the device could tell."""
+    def _ahead(self, instant: Instant, last: Instant) -> int:
+        """How many steps `instant` is after `last`; -1 for a turn back."""
         if instant.position is not None:
             turns = instant.directions_from(last)
             if turns is not None and not self.direction.fits(*turns):
                 return -1
             # A scheduler's step_index is None until its first step, so that a position then is one step on.
             return 1 if last.position is None else max(-1, instant.position - last.position)
-        if instant.is_dark:
-            return 0 if last.mark.same(instant.mark.value) else None
-        return self._ahead_by_time(instant, last)
-
-    def _ahead_by_time(self, instant: Instant, last: Instant) -> int:
+        if last.mark.is_sure and last.mark.same(instant.mark.value):
+            return 0
         if instant.timesteps == last.timesteps:
             return 0
         return -1 if self.direction.turns_back(last.timesteps, instant.timesteps) else 1
 
-    def _fit(self, call: Call, instant: Instant, last: OpenStep, steps: int | None) -> Place:
-        if steps is not None and steps < 0:
-            return NewRun()
-        same_step = not steps
-        at, before = (last.index, last.before) if same_step else (last.index + 1, last.index)
+    def _fit(self, call: Call, instant: Instant, last: OpenStep, steps: int) -> Place:
+        at, before = (last.index + 1, last.index) if steps else (last.index, last.before)
         repeated = next((x for x in self.lanes.all if x.step == last.index and _repeats(x, call)), None)
         if steps == 0 and repeated is not None:
             return Repeat(repeated)
         found = self.lanes.find(call, at, before)
-        if steps is None and not found.is_same:
-            # Neither the time nor the conditioning shows it without a look at the device.
-            instant = instant.after(last.instant, read=True)
-            dark = instant.position is None
-            steps = self._ahead_by_time(instant, last.instant) if dark else self._ahead(instant, last.instant)
-            return self._fit(call, instant, last, steps)
-        steps = steps or 0
         if steps == 0 and found.lane is None and (instant.run is None or on_host(call.sample)):
             found = self.lanes.find_again(call, at, found)
         if steps == 0 and found.lane is not None and found.lane.step == last.index:
@@ -134,8 +120,6 @@ class Trajectory:
         if turn is not None and not self._goes_on(turn, instant):
             return NewRun(instead=last.before >= 0)
         on = Fits(instant, 1, found, None if turn is None else turn.size, turn is not None)
-        if instant.is_dark and not (last.instant.mark.is_sure and last.instant.mark.same(instant.mark.value)):
-            return on
         if instant.run is not None and instant.position is not None:
             if instant.counted or not instant.run.repeats(instant.position):
                 return new
@@ -205,7 +189,7 @@ class Trajectory:
         turns = instant.directions_from(last.instant)
         if turns is not None:
             self.direction.agree(*turns)
-        if instant.position is None and not instant.is_dark:
+        if instant.position is None:
             self.direction.learn(last.instant.timesteps, instant.timesteps)
         one_time = instant.run is None and last.instant.timesteps == instant.timesteps
         return one_time or (self._in_turns and last.index == 0)
