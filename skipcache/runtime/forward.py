@@ -109,7 +109,7 @@ class CachedForward(Override):
         if call is None:
             self.runs.drop()
             return self.plain(*args, **kwargs)
-        visit = self.runs.visit(call, self.pipelines.schedulers())
+        visit = self.runs.visit(call, *self.pipelines.schedulers())
         if isinstance(visit, Repeat):
             return self._repeat(call, visit)
         try:

@@ -31,12 +31,12 @@ class Pipelines:
             timesteps = getattr(getattr(pipeline, "scheduler", None), "timesteps", None)
             self.ignored = (*self.ignored[-8:], timesteps) if isinstance(timesteps, Tensor) else self.ignored
 
-    def schedulers(self) -> list[Any]:
-        """Of the pipeline that is calling; of all, where none of them is seen to call."""
+    def schedulers(self) -> tuple[list[Any], bool]:
+        """Of the pipeline that is calling; of all, and False, where none of them is seen to call."""
         alive = self.alive()
-        calling = _on_the_stack(alive) if len(alive) > 1 else None
+        calling = _on_the_stack(alive) if alive else None
         found = (getattr(p, "scheduler", None) for p in (alive if calling is None else [calling]))
-        return [scheduler for scheduler in found if scheduler is not None]
+        return [scheduler for scheduler in found if scheduler is not None], calling is not None
 
     def alive(self) -> list[Any]:
         return [p for p in (ref() for ref in self._known) if p is not None]

@@ -60,8 +60,8 @@ class NewRun:
     """The call begins a run.
 
     Attributes:
-        in_turns: at the very time of the run before came another sample with its conditioning. Where samples are not
-            read, these two may be tiles of one image, called in turns: neither may then reuse anything.
+        in_turns: at the very time of a run came another sample with its conditioning, and samples are not read. The
+            two may be tiles of one image: neither may then reuse anything.
         instead: all but its sample said that the call goes on with the run before.
     """
 

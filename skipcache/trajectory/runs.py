@@ -41,21 +41,20 @@ class Runs:
         self._threads: weakref.WeakSet[Thread] = weakref.WeakSet()
         self._lock = threading.RLock()
 
-    def visit(self, call: Call, schedulers: Sequence[Any] = ()) -> Visit | Repeat:
+    def visit(self, call: Call, schedulers: Sequence[Any] = (), counts: bool = True) -> Visit | Repeat:
         """Where `call` stands. A `Repeat` must run plain. What the model answers is to be noted by either.
 
-        The lane is entered, so that another call of it is known as another step.
+        The lane is entered, so that another call of it is known as another step. `counts`: see `Clock.read`.
         """
         with self._lock:
             thread = self._thread
             try:
-                return self._visit(call, schedulers, thread)
+                return self._visit(call, thread.clock.read(call, schedulers, counts), thread)
             except BaseException:
                 thread.runs = []
                 raise
 
-    def _visit(self, call: Call, schedulers: Sequence[Any], thread: Thread) -> Visit | Repeat:
-        instant = thread.clock.read(call, schedulers)
+    def _visit(self, call: Call, instant: Instant, thread: Thread) -> Visit | Repeat:
         run, place = self._find(call, instant, thread)
         if isinstance(place, Repeat):
             return place
@@ -99,23 +98,31 @@ class Runs:
     def _find(self, call: Call, instant: Instant, thread: Thread) -> tuple[Trajectory, Place]:
         """The run that `call` fits best; where it fits none, the latest one, and what that one says."""
         places: list[tuple[Trajectory, Place]] = []
+        since: list[Instant] = []
         for run in thread.runs:
-            place = run.place(call, instant)
-            if isinstance(place, Repeat):
+            place = run.place(call, instant, since)
+            if isinstance(place, Repeat) and not places:
                 return run, place
             places.append((run, place))
+            since += [] if run.at is None else [run.at.instant]
         sure = [(run, place) for run, place in places if isinstance(place, Fits) and place.is_sure]
         if sure and (len(sure) == 1 or all(place.turn is not None for _, place in sure)):
             return min(sure, key=lambda found: found[1].turn or 0.0)
+        repeats = [(run, place) for run, place in places if isinstance(place, Repeat)]
+        if repeats and not sure:
+            return repeats[0]
         if places and not sure and isinstance(places[0][1], Fits):
             return places[0]
         for run in self._elsewhere(thread):
             place = run.place(call, instant)
             if isinstance(place, Fits) and place.is_sure and place.steps:
                 return run, place
+        for run, place in places:
+            if isinstance(place, NewRun) and place.in_turns:
+                run.doubt()
         begins = [place for _, place in places if isinstance(place, NewRun)]
-        in_turns = bool(sure) or (bool(begins) and begins[0] is places[0][1] and begins[0].in_turns)
-        return Trajectory(self.policy, self.predictor), NewRun(in_turns, any(place.instead for place in begins))
+        in_turns, instead = (any(getattr(place, name) for place in begins) for name in ("in_turns", "instead"))
+        return Trajectory(self.policy, self.predictor), NewRun(in_turns or bool(sure), instead)
 
     def _elsewhere(self, thread: Thread) -> list[Trajectory]:
         return [run for other in list(self._threads) if other is not thread for run in other.runs]
@@ -123,7 +130,8 @@ class Runs:
     def _begin(self, place: NewRun, instant: Instant, thread: Thread) -> tuple[Trajectory, Instant]:
         """A new run. One that its scheduler did not announce is placed by its timesteps alone."""
         last = thread.runs[0].at if thread.runs else None
-        if last is not None and _is_unannounced(instant, last.instant):
+        beside = place.instead or place.in_turns
+        if last is not None and not beside and _is_unannounced(instant, last.instant):
             thread.clock.forget()
             instant = instant.alone
         self._release(instant, thread)

@@ -7,6 +7,8 @@ wrong reuse is a defect, a lost saving is not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from skipcache.blocks import Streams, on_host
@@ -17,7 +19,7 @@ from skipcache.trajectory.lanes import Found, Lane, Lanes
 from skipcache.trajectory.places import Fits, NewRun, OpenStep, Place, Repeat, Visit
 from skipcache.trajectory.processes import agreed
 from skipcache.trajectory.sample import RECENT, Turn
-from skipcache.trajectory.time import Direction, Instant, same_run
+from skipcache.trajectory.time import Direction, Instant, direction, same_run
 
 
 class Trajectory:
@@ -47,6 +49,10 @@ class Trajectory:
         """All cached tensors."""
         return self.lanes.tensors
 
+    def doubt(self) -> None:
+        """Another run seems to be called in turns with this one, and which of them a call is of cannot be told."""
+        self._in_turns = True
+
     def release(self) -> None:
         """Drop the features, and go on knowing who is called: the next step is full."""
         for lane in self.lanes.all:
@@ -54,32 +60,43 @@ class Trajectory:
 
     # How a call fits
 
-    def place(self, call: Call, instant: Instant) -> Place:
-        """How `call` fits this run, at `instant`, whose position is not known yet. Nothing is changed."""
+    def place(self, call: Call, instant: Instant, since: Sequence[Instant] = ()) -> Place:
+        """How `call` fits this run, at `instant`, whose position is not known yet. Nothing is changed.
+
+        `since`: where other runs of the thread have come to since the last call of this one.
+        """
         last = self.at
         if last is None or not self.lanes.know_sample(call):
             return NewRun()
         instant = instant.after(last.instant)
-        if not same_run(instant.run, last.instant.run):
-            return NewRun()
         if instant.is_dark and not last.instant.mark.same(instant.mark.value):
             instant = instant.after(last.instant, read=True)
-        steps = self._ahead(instant, last.instant)
+        if not same_run(instant.run, last.instant.run):
+            return NewRun()
+        steps = self._ahead(instant, last.instant, since)
         return NewRun() if steps < 0 else self._fit(call, instant, last, steps)
 
-    def _ahead(self, instant: Instant, last: Instant) -> int:
+    def _ahead(self, instant: Instant, last: Instant, since: Sequence[Instant]) -> int:
         """How many steps `instant` is after `last`; -1 for a turn back."""
         if instant.position is not None:
             turns = instant.directions_from(last)
             if turns is not None and not self.direction.fits(*turns):
                 return -1
+            if last.position is None and not instant.counted:
+                last = last.after(None, read=True)
             # A scheduler's step_index is None until its first step, so that a position then is one step on.
             return 1 if last.position is None else max(-1, instant.position - last.position)
         if last.mark.is_sure and last.mark.same(instant.mark.value):
             return 0
         if instant.timesteps == last.timesteps:
             return 0
-        return -1 if self.direction.turns_back(last.timesteps, instant.timesteps) else 1
+        if self.direction.turns_back(last.timesteps, instant.timesteps):
+            return -1
+        # Windows that take turns are not called at each step: other runs show the times that were passed over.
+        turn = direction(last.timesteps, instant.timesteps)
+        times = {other.timesteps for other in since if other.run is None}
+        passed = [t for t in times if direction(last.timesteps, t) == direction(t, instant.timesteps) == turn]
+        return 1 + len(passed)
 
     def _fit(self, call: Call, instant: Instant, last: OpenStep, steps: int) -> Place:
         at, before = (last.index + 1, last.index) if steps else (last.index, last.before)
@@ -118,13 +135,13 @@ class Trajectory:
         if lane.sample is None or lane.sample.same(call.sample):
             return new
         if turn is not None and not self._goes_on(turn, instant):
-            return NewRun(instead=last.before >= 0)
+            return NewRun(instead=last.before >= 0 or self._strict)
         on = Fits(instant, 1, found, None if turn is None else turn.size, turn is not None)
         if instant.run is not None and instant.position is not None:
             if instant.counted or not instant.run.repeats(instant.position):
                 return new
             return Fits(instant.next(), 1, found, on.turn, on.is_sure)
-        return new if last.before < 0 or (self._in_turns and last.before == 0) else on
+        return new if last.before < 0 or self._in_turns else on
 
     def _turn(self, call: Call, found: Found, instant: Instant) -> Turn | None:
         """Of the call's sample, from its lane's last one, or from any lane's where it is a new lane; None: not read."""
@@ -192,7 +209,7 @@ class Trajectory:
         if instant.position is None:
             self.direction.learn(last.instant.timesteps, instant.timesteps)
         one_time = instant.run is None and last.instant.timesteps == instant.timesteps
-        return one_time or (self._in_turns and last.index == 0)
+        return one_time or self._in_turns
 
     def _view(self, instant: Instant, last: OpenStep | None, index: int) -> Step:
         lanes, run, direction = self.lanes, instant.run, self.direction

@@ -25,6 +25,7 @@ class Instant:
         run: the scheduler's run that the call belongs to, where one is known.
         position: which of the run's timesteps this is, where that is known.
         counted: the position is the scheduler's own count, and nothing in the timestep confirms it.
+        counts: that count may be used.
         read: the timestep's values, once they were read; an instant and what it is made into share the list.
     """
 
@@ -33,6 +34,7 @@ class Instant:
     run: SchedulerRun | None = None
     position: int | None = None
     counted: bool = False
+    counts: bool = True
     read: list[Values] = field(default_factory=list)
 
     @classmethod
@@ -54,8 +56,11 @@ class Instant:
         if self.run is None or self.position is not None:
             return self
         known = last.position if last is not None and same_run(last.run, self.run) else None
-        position, count = self.run.position(self.mark.value, known, read), self.run.count
-        if position is not None or count is None:
+        position = self.run.position(self.timestep if read else self.mark.value, known, read)
+        count = self.run.count
+        if position is None and not self.counts and (read or on_host(self.timestep)):
+            return self.alone  # a loop beside the pipeline's
+        if position is not None or count is None or not self.counts:
             return replace(self, position=position)
         if count >= len(self.run.timesteps):
             return self.alone
@@ -102,10 +107,13 @@ class Clock:
         self._seen = list(ignored)
         self.run: SchedulerRun | None = None
 
-    def read(self, call: Call, schedulers: Sequence[Any]) -> Instant:
-        """The instant of `call`, in the run that is under way, if one is; `Instant.after` finds the position."""
+    def read(self, call: Call, schedulers: Sequence[Any], counts: bool = True) -> Instant:
+        """The instant of `call`, in the run that is under way, if one is; `Instant.after` finds the position.
+
+        `counts`: the schedulers are those of the pipeline that calls, so that they count its steps.
+        """
         self.run = self._current(call, current_runs(schedulers))
-        return Instant.of(call.timestep, self.run)
+        return replace(Instant.of(call.timestep, self.run), counts=counts)
 
     def _current(self, call: Call, runs: list[SchedulerRun]) -> SchedulerRun | None:
         fresh = [run for run in runs if not any(run.timesteps is seen for seen in self._seen)]
