@@ -115,7 +115,7 @@ class Runs:
             return places[0]
         for run in self._elsewhere(thread):
             place = run.place(call, instant)
-            if isinstance(place, Fits) and place.is_sure and place.steps:
+            if isinstance(place, Fits) and place.is_sure and (place.steps or place.lane is not None):
                 return run, place
         for run, place in places:
             if isinstance(place, NewRun) and place.in_turns:

@@ -10,8 +10,8 @@ Samplers that draw noise turn too: an ancestral step from sigma s to s' by at mo
 steps of Karras' schedule, DDPM by 0.8 in 20 steps. `Turn.fits` allows that at a run's second step, and then 3 times the
 largest of its last 4 turns, but not less than 0.05, for what a sampler does beside (clipping, a third order). Late in a
 run images of one text resemble each other, and tiles of one image too. So a run that began where another one was
-expected to go on, as windows that move do, is allowed 0.001 alone at its second step (0.03 in 16 bits), and so is one
-whose scheduler is known and draws no noise. Of diffusers' schedulers without noise and clipping, in 4, 10 and 30 steps,
+expected to go on, as windows that move do, is allowed 0.01 alone at its second step (0.03 in 16 bits), and one whose
+scheduler is known and draws no noise 0.3. Of diffusers' schedulers without noise and clipping, in 4, 10 and 30 steps,
 those of first and second order turned by less than 0.0001 in float32 and 0.014 in bfloat16, those of third order by
 0.02; PNDM, which begins by Runge and Kutta's rule, by 0.2.
 Samplers of one's own that draw much noise on each step (DDPM in 10 steps, LCM) exceed the bound: their steps are full.
@@ -34,7 +34,8 @@ from skipcache.blocks import on_host
 from skipcache.trajectory.mark import Mark
 
 LEAST = 0.05  # a turn that any sampler may make
-STRICT = (0.001, 0.03)  # one that a sampler makes that draws no noise, in float32 and in 16 bits
+STRICT = (0.01, 0.03)  # one that a sampler makes that draws no noise, in float32 and in 16 bits
+KNOWN = 0.3  # one at the second step of a scheduler that is known to draw no noise: pipelines may mask the sample
 GROWTH = 3.0
 RECENT = 4
 EXPLAINED = 0.2  # the part of the sample's square that must lie in the span where nothing is known of the sampler
@@ -110,14 +111,14 @@ class Turn:
     def __init__(self, size: float, most: float, least: float) -> None:
         self.size, self.most, self.least = size, most, least
 
-    def fits(self, history: Sequence[float], strict: bool = False) -> bool:
+    def fits(self, history: Sequence[float], strict: bool = False, known: bool = False) -> bool:
         """A sampler that turned its samples by `history` before may have made it.
 
-        `strict`: where there is no history, do not allow for a sampler that draws noise.
+        Where there is no history: `strict` allows for nothing but rounding, `known` for a scheduler without noise.
         """
-        most = self.most if history or not strict else self.least
-        grown = GROWTH * max(history[-RECENT:]) if history else 1.0
-        return self.size <= min(max(most, self.least), max(grown, LEAST))
+        if history:
+            return self.size <= min(max(self.most, LEAST), max(GROWTH * max(history[-RECENT:]), LEAST))
+        return self.size <= max(self.least, 0.0 if strict else min(self.most, KNOWN) if known else self.most)
 
 
 def _turn(span: list[Rows], x: Rows, least: float) -> Turn:

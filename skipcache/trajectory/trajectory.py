@@ -69,6 +69,8 @@ class Trajectory:
         if last is None or not self.lanes.know_sample(call):
             return NewRun()
         instant = instant.after(last.instant)
+        if last.instant.run is not None and not same_run(instant.run, last.instant.run):
+            return NewRun()
         if instant.is_dark and not last.instant.mark.same(instant.mark.value):
             instant = instant.after(last.instant, read=True)
         if not same_run(instant.run, last.instant.run):
@@ -153,7 +155,11 @@ class Trajectory:
         return min(turns, key=lambda turn: turn.size) if turns else None
 
     def _goes_on(self, turn: Turn, instant: Instant) -> bool:
-        return turn.fits(self.turns, self._strict or (instant.run is not None and instant.run.is_linear))
+        """Rising timesteps, too, are those of samplers that draw no noise (flow models, inversion)."""
+        assert self.at is not None
+        run, last = instant.run, self.at.instant
+        calm = run.is_linear if run is not None else direction(last.timesteps, instant.timesteps) == 1
+        return turn.fits(self.turns, self._strict, calm)
 
     # Taking a call in
 

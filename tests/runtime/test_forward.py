@@ -62,7 +62,7 @@ def test_a_call_that_raises_leaves_no_half_step():
     with pytest.raises(RuntimeError, match="stopped"):
         run(model, seed=1)
     handle.remove()
-    assert forward._trajectory().tensors == []
+    assert forward.runs.tensors == []
     assert equal(run(model), expected)
 
 
@@ -84,10 +84,10 @@ def test_a_pipeline_that_is_gone_is_read_no_more():
     pipe = Pipeline()
     forward.serve(pipe)
     forward.serve(pipe)
-    assert forward.pipelines.schedulers() == [Pipeline.scheduler]
+    assert forward.pipelines.schedulers() == ([Pipeline.scheduler], False)
     del pipe
     gc.collect()
-    assert forward.pipelines.schedulers() == [] and model is forward.module
+    assert forward.pipelines.schedulers() == ([], False) and model is forward.module
 
 
 def test_flops_are_counted_without_counting_as_calls():

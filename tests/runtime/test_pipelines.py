@@ -26,17 +26,17 @@ def test_the_scheduler_of_the_pipeline_that_is_calling():
     one, other, pipelines = Pipeline(), Pipeline(), Pipelines()
     for pipeline in (one, other, one):
         pipelines.serve(pipeline)
-    assert one(pipelines) == [one.scheduler] and other(pipelines) == [other.scheduler]
-    assert pipelines.schedulers() == [one.scheduler, other.scheduler], "none of them is seen to call"
+    assert one(pipelines) == ([one.scheduler], True) and other(pipelines) == ([other.scheduler], True)
+    assert pipelines.schedulers() == ([one.scheduler, other.scheduler], False), "none of them is seen to call"
 
 
 def test_a_scheduler_that_is_replaced_is_read_anew():
     pipeline, pipelines = Pipeline(), Pipelines()
     pipelines.serve(pipeline)
     pipeline.scheduler = Scheduler()
-    assert pipelines.schedulers() == [pipeline.scheduler]
+    assert pipelines.schedulers() == ([pipeline.scheduler], False)
     pipeline.scheduler = None
-    assert pipelines.schedulers() == []
+    assert pipelines.schedulers() == ([], False)
 
 
 def test_pipelines_are_not_kept_alive():

@@ -138,7 +138,7 @@ def test_a_thousandth_of_the_timestep():
         found = []
         for t in scheduler.timesteps:
             found.append(model(t.expand(2) / 1000, text, x=x)[:2])
-            x = scheduler.step(tensor(), t, x).prev_sample
+            x = scheduler.step(model.e, t, x).prev_sample
         assert found == every(3, steps)
 
 
@@ -149,7 +149,7 @@ def test_a_thousandth_that_is_by_chance_a_timestep_costs_a_full_step_at_most():
     model, found = Denoiser(schedulers=[scheduler]), []
     for t in scheduler.timesteps:
         found.append(model(t.expand(2) / 1000, text, x=x)[1])
-        x = scheduler.step(tensor(), t, x).prev_sample
+        x = scheduler.step(model.e, t, x).prev_sample
     assert found[0] and found.count(True) <= 4
     assert False in found
 
@@ -163,7 +163,7 @@ def test_a_model_s_own_time_on_the_scheduler_s_count(time):
     assert (scheduler.timesteps.bfloat16().diff() == 0).any()
     for t in scheduler.timesteps:
         found.append(model(time(t.expand(2)), text, x=x)[:2])
-        x = scheduler.step(tensor(), t, x).prev_sample
+        x = scheduler.step(model.e, t, x).prev_sample
     assert found == every(3, 100)
 
 
@@ -181,7 +181,7 @@ def test_a_loop_of_one_s_own_is_not_placed_by_the_count_of_a_scheduler_that_stan
         for i, t in enumerate(its.timesteps):
             found.append(model(t.expand(2) / 1000, text, x=x)[:2])
             if i != stop or stepped:
-                x = its.step(tensor(), t, x).prev_sample
+                x = its.step(model.e, t, x).prev_sample
             if i == stop:
                 break
         return found
@@ -198,7 +198,7 @@ def test_another_sample_at_one_count_starts_a_trajectory():
     scheduler.set_timesteps(sigmas=[1 - i / 7 for i in range(7)])
     for t in scheduler.timesteps[:4]:
         model(t.expand(2) / 1000, text, x=x)
-        x = scheduler.step(tensor(), t, x).prev_sample
+        x = scheduler.step(model.e, t, x).prev_sample
     t = scheduler.timesteps[4] / 1000
     assert model(t.expand(2), text, x=x) == (4, False, 0)
     assert model(t.expand(2), text) == (0, True, 0)
@@ -211,7 +211,7 @@ def test_another_sample_at_one_count_whose_timestep_repeats():
     assert scheduler.timesteps[3] == scheduler.timesteps[4]
     for t in scheduler.timesteps[:3]:
         found.append(model(t.expand(2) / 900, text, x=x)[:2])
-        x = scheduler.step(tensor(), t, x).prev_sample
+        x = scheduler.step(model.e, t, x).prev_sample
     assert found == every(20, 3)
     t = scheduler.timesteps[3] / 900
     assert model(t.expand(2), text, x=x) == (3, False, 0)

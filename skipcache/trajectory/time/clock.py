@@ -47,7 +47,7 @@ class Instant:
     ) -> Instant:
         mark = Mark.of(timestep)
         if on_host(timestep):
-            return cls(timestep, mark, run, position, counted, [timestep_values(timestep)])
+            return cls(timestep, mark, run, position, counted, read=[timestep_values(timestep)])
         assert isinstance(timestep, Tensor)
         return cls(timestep.clone(), mark, run, position, counted)
 
@@ -56,7 +56,7 @@ class Instant:
         if self.run is None or self.position is not None:
             return self
         known = last.position if last is not None and same_run(last.run, self.run) else None
-        position = self.run.position(self.timestep if read else self.mark.value, known, read)
+        position = self.run.position(self.mark.value, known, self.timesteps if read or self.read else None)
         count = self.run.count
         if position is None and not self.counts and (read or on_host(self.timestep)):
             return self.alone  # a loop beside the pipeline's

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from skipcache.blocks import on_host
-from skipcache.trajectory.time.direction import direction, timestep_values
+from skipcache.trajectory.time.direction import Values, direction, timestep_values
 
 # In the names of diffusers' schedulers that draw noise on each step, beside those that their settings show.
 NOISY = (
@@ -33,15 +33,16 @@ class SchedulerRun:
         """`timestep` is a view of this run's own memory."""
         return isinstance(timestep, Tensor) and _memory(timestep) == _memory(self.timesteps)
 
-    def position(self, timestep: Tensor | float, last: int | None, read: bool = False) -> int | None:
+    def position(self, timestep: Tensor | float, last: int | None, values: Values | None = None) -> int | None:
         """The index of `timestep`, at or after `last` where values repeat; None where it shows none.
 
-        `read`: look at the values on a device too, which synchronises.
+        `values`: those of `timestep`, where a device was read for them.
         """
         if isinstance(timestep, Tensor) and self.holds(timestep):
             return self._by_memory(timestep)
-        shown = read or (on_host(timestep) and on_host(self.timesteps))
-        return self._by_value(timestep, last) if shown else None
+        if values is None and on_host(timestep) and on_host(self.timesteps):
+            values = timestep_values(timestep)
+        return None if values is None else self._by_value(timestep, values, last)
 
     @property
     def count(self) -> int | None:
@@ -87,8 +88,7 @@ class SchedulerRun:
             return None
         return (t.storage_offset() - self.timesteps.storage_offset()) // max(self.timesteps.stride(0), 1)
 
-    def _by_value(self, t: Tensor | float, last: int | None) -> int | None:
-        value = timestep_values(t)
+    def _by_value(self, t: Tensor | float, value: Values, last: int | None) -> int | None:
         known = self._values(t.dtype if isinstance(t, Tensor) else self.timesteps.dtype)
         hits = [i for i, v in enumerate(known) if (v,) == value]
         later = [i for i in hits if last is None or i >= last]
