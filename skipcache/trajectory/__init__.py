@@ -6,9 +6,11 @@ from skipcache.trajectory.places import OpenStep, Repeat, Visit
 from skipcache.trajectory.runs import Runs
 from skipcache.trajectory.time import timestep_values
 from skipcache.trajectory.trajectory import Trajectory
+from skipcache.trajectory.word import Word, said_of, saying
 
 __all__ = [
     "WRITES",
+    "Word",
     "Call",
     "CallReader",
     "FeatureCache",
@@ -20,6 +22,8 @@ __all__ = [
     "Trajectory",
     "Visit",
     "blank_call",
+    "said_of",
+    "saying",
     "timestep_values",
     "versions",
     "zero_call",

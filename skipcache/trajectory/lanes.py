@@ -245,10 +245,12 @@ class Lanes:
 
 
 def _by_value(call: Call, waiting: list[Lane], evidence: Evidence) -> Lane | None:
-    """The first lane that has equal values of all leaves that are not volatile."""
+    """The lane that has equal values of all leaves that are not volatile; None where two have."""
     steady = set(range(len(call.conditioning))) - evidence.volatile
-    fitting = (lane for lane in waiting if not lane.misses(call, steady, by_value=True))
-    return next(fitting, None) if _decide(call, steady) else None
+    if not _decide(call, steady):
+        return None
+    fitting = [lane for lane in waiting if not lane.misses(call, steady, by_value=True)]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def _decide(call: Call, leaves: Iterable[int]) -> bool:

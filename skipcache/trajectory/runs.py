@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -17,10 +18,12 @@ from skipcache.policies import Policy
 from skipcache.predictors import Predictor
 from skipcache.trajectory.call import Call
 from skipcache.trajectory.places import Fits, NewRun, Place, Repeat, Visit
-from skipcache.trajectory.time import Clock, Instant, same_run
+from skipcache.trajectory.time import Clock, Instant, SchedulerRun, same_run
 from skipcache.trajectory.trajectory import Trajectory
+from skipcache.trajectory.word import Word
 
 MAX_RUNS = 8  # on one thread
+MAX_NAMED = 64
 
 
 class Thread:
@@ -38,6 +41,8 @@ class Runs:
         self.policy, self.predictor = policy, predictor
         self._ignored = ignored
         self._local = threading.local()
+        self.named: dict[str, Trajectory] = {}
+        self._calls = 0
         self._threads: weakref.WeakSet[Thread] = weakref.WeakSet()
         self._lock = threading.RLock()
 
@@ -61,18 +66,74 @@ class Runs:
         if isinstance(place, NewRun):
             run, instant = self._begin(place, instant, thread)
         self._hold(run, thread)
+        self._count(run)
         return run.enter(call, place, instant)
+
+    def visit_named(self, call: Call, word: Word) -> Visit | Repeat:
+        """Where `call` stands in the run that the client has named. The client is taken at its word."""
+        with self._lock:
+            run = self.named.pop(word.name, None) or self._named(word)
+            self.named[word.name] = run  # the latest is the last
+            while len(self.named) > MAX_NAMED:
+                del self.named[next(iter(self.named))]
+            instant = Instant.of(call.timestep, run.said)
+            if word.step is not None:
+                instant = replace(instant, position=word.step)
+            place = run.place(call, instant)
+            if isinstance(place, Repeat):
+                return place
+            if isinstance(place, NewRun) and run.at is not None:
+                run = self.named[word.name] = self._named(word)
+            self._count(run)
+            return run.enter(call, place, instant)
+
+    def _named(self, word: Word) -> Trajectory:
+        said = None if word.timesteps is None else SchedulerRun(None, word.timesteps)
+        return Trajectory(word.policy or self.policy, self.predictor, said=said, named=word.name)
+
+    def forget(self, name: str) -> None:
+        """The named run has ended."""
+        with self._lock:
+            self.named.pop(name, None)
+
+    def release(self) -> None:
+        """Drop all features: the next step of each run is full."""
+        for run in self.all:
+            run.release()
+
+    def keep_to(self, limit: int | None, latest: Trajectory) -> int:
+        """Drop features, those of the runs called longest ago first, until all take `limit` bytes; how many runs' were.
+
+        Those of `latest` go last.
+        """
+        if limit is None:
+            return 0
+        with self._lock:
+            runs = sorted(self.all, key=lambda run: (run is latest, run.used))
+            sizes = [_bytes(run.tensors) for run in runs]
+            total, evicted = sum(sizes), 0
+            for run, size in zip(runs, sizes):
+                if total > limit and size:
+                    run.release()
+                    total, evicted = total - size, evicted + 1
+        return evicted
+
+    def _count(self, run: Trajectory) -> None:
+        self._calls += 1
+        run.used = self._calls
 
     def drop(self, run: Trajectory | None = None) -> None:
         """Forget a run of the calling thread, or all of them: its next call begins another one."""
         with self._lock:
             thread = self._thread
             thread.runs = [other for other in thread.runs if run is not None and other is not run]
+            if run is not None and run.named is not None:
+                self.named.pop(run.named, None)
 
     @property
     def all(self) -> list[Trajectory]:
         with self._lock:
-            return [run for thread in list(self._threads) for run in thread.runs]
+            return [*self.named.values(), *(run for thread in list(self._threads) for run in thread.runs)]
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -166,3 +227,7 @@ def _is_unannounced(instant: Instant, last: Instant) -> bool:
         return False
     at_one_time = instant.after(None).position == last.position and last.mark.same_or_equal(instant.mark.value)
     return not at_one_time
+
+
+def _bytes(tensors: list[Tensor]) -> int:
+    return sum(x.numel() * x.element_size() for x in tensors)

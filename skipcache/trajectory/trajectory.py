@@ -19,7 +19,7 @@ from skipcache.trajectory.lanes import Found, Lane, Lanes
 from skipcache.trajectory.places import Fits, NewRun, OpenStep, Place, Repeat, Visit
 from skipcache.trajectory.processes import agreed
 from skipcache.trajectory.sample import RECENT, Turn
-from skipcache.trajectory.time import Direction, Instant, direction, same_run
+from skipcache.trajectory.time import Direction, Instant, SchedulerRun, direction, same_run
 
 
 class Trajectory:
@@ -30,15 +30,26 @@ class Trajectory:
         full_at: the steps that were full.
         goes_on: it was called after another run had begun on its thread, or began at one time with that run.
         turns: by how much its samples turned, at each step where that was measured.
+        named, said: the client's name for it, and the timesteps that it gave. Its samples are then no evidence.
+        used: a count of calls that grows, as it was at the last call.
     """
 
-    def __init__(self, policy: Policy, predictor: Predictor, begun: NewRun | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        predictor: Predictor,
+        begun: NewRun | None = None,
+        said: SchedulerRun | None = None,
+        named: str | None = None,
+    ) -> None:
         self.policy, self.predictor = policy, predictor
         self.lanes = Lanes(follows=reads_drift(policy))
         self.direction = Direction()
         self.at: OpenStep | None = None
         self.full_at: tuple[int, ...] = ()
         self.goes_on = False
+        self.named, self.said = named, said
+        self.used = 0
         self.turns: list[float] = []
         self._in_turns = begun is not None and begun.in_turns  # another run seems to be called in turns with this one
         self._strict = begun is not None and begun.instead
@@ -147,7 +158,7 @@ class Trajectory:
 
     def _turn(self, call: Call, found: Found, instant: Instant) -> Turn | None:
         """Of the call's sample, from its lane's last one, or from any lane's where it is a new lane; None: not read."""
-        if not _reads(call, instant, found):
+        if self.named is not None or not _reads(call, instant, found):
             return None
         assert self.at is not None
         seen = self.lanes.seen_by(found.lane, (self.at.index, self.at.before))
@@ -175,7 +186,11 @@ class Trajectory:
         at = self._open_step(instant, steps) if opens or self.at is None else self.at
         full = self._decide(call, at, lane, opens)
         lane = lane or self.lanes.add(call)
-        lane.enter(call, at.index, self.lanes.see(call, at.index, lane, _reads(call, instant)))
+        lane.enter(
+            call,
+            at.index,
+            None if self.named is not None else self.lanes.see(call, at.index, lane, _reads(call, instant)),
+        )
         return Visit(self, lane, at, full, opens)
 
     def record(self, visit: Visit, H: Streams | None, D: Streams) -> None:
@@ -227,7 +242,7 @@ class Trajectory:
             direction=lambda: direction.sense if run is None else run.direction,
             count=None if run is None else len(run.timesteps),
             position=instant.position,
-            scheduler=None if run is None else type(run.scheduler).__name__,
+            scheduler=None if run is None or run.scheduler is None else type(run.scheduler).__name__,
             noisy=run is not None and run.is_noisy,
             on_host=on_host(instant.timestep),
             since=index - self._last_full,
