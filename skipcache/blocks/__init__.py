@@ -1,14 +1,16 @@
-from skipcache.blocks.attributes import HOOKS, REGISTRIES, WRAPPERS
+from skipcache.blocks.attributes import HOOKS, MARK, REGISTRIES, WRAPPERS
 from skipcache.blocks.outline import Outline, equal_values, on_host, outline_of, version
-from skipcache.blocks.override import Override, check_plain, is_class_forward, override_of
+from skipcache.blocks.override import CallOverride, Override, check_plain, hidden_behind, is_class_forward, override_of
 from skipcache.blocks.snapshot import Snapshot, quietly
 from skipcache.blocks.state import ModelState
 from skipcache.blocks.streams import Streams, alike, arguments_of, handed_in, rebuild, take_apart, tensors_of
 
 __all__ = [
     "HOOKS",
+    "MARK",
     "REGISTRIES",
     "WRAPPERS",
+    "CallOverride",
     "ModelState",
     "Outline",
     "Override",
@@ -19,6 +21,7 @@ __all__ = [
     "check_plain",
     "equal_values",
     "handed_in",
+    "hidden_behind",
     "is_class_forward",
     "on_host",
     "outline_of",

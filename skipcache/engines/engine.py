@@ -53,6 +53,9 @@ class Engine(Protocol):
     def detach(self) -> None:
         """Take it off again."""
 
+    def close(self) -> None:
+        """Take it off for good: `attach` does nothing any more, though a step on another thread may still call it."""
+
     def forget(self) -> None:
         """Drop all that was learned of signatures."""
 

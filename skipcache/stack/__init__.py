@@ -1,4 +1,4 @@
-from skipcache.stack.denoisers import find_denoisers, unwrap
+from skipcache.stack.denoisers import find_denoisers, modules_in, other_cache, unwrap
 from skipcache.stack.discovery import TIMESTEP_NAMES, find_stack, one_per_block
 from skipcache.stack.plan import Keep, Plan, deep_blocks, make_plan
 from skipcache.stack.stack import Stack, check_stack
@@ -13,6 +13,8 @@ __all__ = [
     "find_denoisers",
     "find_stack",
     "make_plan",
+    "modules_in",
     "one_per_block",
+    "other_cache",
     "unwrap",
 ]

@@ -67,6 +67,9 @@ class FxEngine:
     def detach(self) -> None:
         self.forget()
 
+    def close(self) -> None:
+        self.forget()
+
     def graphs(self) -> Graphs | None:
         """Those of the signature that was used last; None where none was served."""
         served = [found for found in self._programs.values() if isinstance(found, Programs)]
