@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -39,6 +39,16 @@ class StepResult:
     full: bool = True
     features: Features | None = None
     engine: str = ""
+
+
+def beside(H: Streams | None, D: Sequence[Any]) -> Streams | None:
+    """H on the devices of D: under a `device_map` they lie on two, and predictors compute with both.
+
+    `D` may be outlines.
+    """
+    if H is None or len(H) != len(D):
+        return H
+    return tuple(h if h.device == d.device else h.to(d.device) for h, d in zip(H, D))
 
 
 class Engine(Protocol):

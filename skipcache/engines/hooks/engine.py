@@ -18,7 +18,7 @@ from torch import nn
 
 from skipcache.blocks import CallOverride, Streams, quietly
 from skipcache.branches import branches_of
-from skipcache.engines import Features, Recent, StepResult, same_output
+from skipcache.engines import Features, Recent, StepResult, beside, same_output
 from skipcache.engines.hooks.runs import CachedRun, FullRun, Run, Unwired, WiringObserver
 from skipcache.engines.hooks.wiring import Wiring
 from skipcache.predictors import Hold, Prediction
@@ -113,7 +113,8 @@ class HookEngine:
             return self._first(forward, call)
         run = FullRun(self, call.batch, wiring)
         output = self._do(run, forward, call)
-        return StepResult(output, run.ran, features=Features(run.H, run.D) if run.D else None)
+        features = Features(beside(run.H, run.D), run.D) if run.D else None
+        return StepResult(output, run.ran, features=features)
 
     def cached(self, forward: Callable[..., Any], call: Call, prediction: Prediction) -> StepResult:
         wiring = self._wirings.get(call.signature)
@@ -167,7 +168,7 @@ class HookEngine:
         run, before = WiringObserver(self, call.batch), versions(call)
         output = self._do(run, forward, call)
         seen = run.wiring() if versions(call) == before else Wiring(refusal=WRITES)
-        features = Features(run.H, run.D)
+        features = Features(beside(run.H, run.D), run.D)
         for wiring in (seen, replace(seen, copies=True)):
             if wiring.copies and not wiring.refusal:
                 features = self._on_copies(forward, call, wiring)
@@ -189,7 +190,7 @@ class HookEngine:
         run = FullRun(self, call.batch, wiring)
         with quietly(call.sample.device, self.model):
             self._do(run, forward, call)
-        return Features(run.H, run.D)
+        return Features(beside(run.H, run.D), run.D)
 
     def _holds(self, forward: Callable[..., Any], call: Call, output: Any, features: Features, wiring: Wiring) -> bool:
         prediction = Prediction(Hold(), [features.D], (), residual=False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor
 
 from skipcache.blocks import Outline, Streams, alike, arguments_of, handed_in, rebuild, take_apart, version
+from skipcache.engines import beside
 from skipcache.engines.hooks.wiring import Outlet, Wiring
 from skipcache.predictors import Prediction
 
@@ -154,5 +155,6 @@ class CachedRun:
             self.H = self.engine.entering(index, wiring, arguments, self.batch)
         if index != wiring.last:
             return wiring.outlets[index].hand_through(arguments)
+        self.H = beside(self.H, wiring.outlets[index].outlines)
         D_hat = [stack.raw(stack.blocks[index], d, self.batch) for d in self.prediction(self.H)]
         return rebuild(wiring.shape, [d.clone() for d in D_hat] if wiring.copies else D_hat)
