@@ -1,14 +1,24 @@
-from skipcache.blocks.attributes import HOOKS, REGISTRIES, WRAPPERS
+from skipcache.blocks.attributes import HOOKS, MARK, REGISTRIES, WRAPPERS
 from skipcache.blocks.outline import Outline, equal_values, on_host, outline_of, version
-from skipcache.blocks.override import Override, check_plain, is_bound_to, override_of, own_forward
+from skipcache.blocks.override import (
+    CallOverride,
+    Override,
+    check_plain,
+    hidden_behind,
+    is_bound_to,
+    override_of,
+    own_forward,
+)
 from skipcache.blocks.snapshot import Snapshot, quietly
 from skipcache.blocks.state import ModelState
 from skipcache.blocks.streams import Streams, alike, arguments_of, handed_in, rebuild, take_apart, tensors_of
 
 __all__ = [
     "HOOKS",
+    "MARK",
     "REGISTRIES",
     "WRAPPERS",
+    "CallOverride",
     "ModelState",
     "Outline",
     "Override",
@@ -19,6 +29,7 @@ __all__ = [
     "check_plain",
     "equal_values",
     "handed_in",
+    "hidden_behind",
     "is_bound_to",
     "on_host",
     "outline_of",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -41,6 +41,16 @@ class StepResult:
     engine: str = ""
 
 
+def beside(H: Streams | None, D: Sequence[Any]) -> Streams | None:
+    """H on the devices of D: under a `device_map` they lie on two, and predictors compute with both.
+
+    `D` may be outlines.
+    """
+    if H is None or len(H) != len(D):
+        return H
+    return tuple(h if h.device == d.device else h.to(d.device) for h, d in zip(H, D))
+
+
 class Engine(Protocol):
     """Two engines give results that are equal to the bit; each serves calls by their signature."""
 
@@ -52,6 +62,9 @@ class Engine(Protocol):
 
     def detach(self) -> None:
         """Take it off again."""
+
+    def close(self) -> None:
+        """Take it off for good: `attach` does nothing any more, though a step on another thread may still call it."""
 
     def forget(self) -> None:
         """Drop all that was learned of signatures."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from skipcache.blocks import ModelState, Override
+from skipcache.blocks import MARK, ModelState, Override
 from skipcache.engines import Engine, Recent, StepResult
 from skipcache.engines.fx import FxEngine, Graphs
 from skipcache.engines.hooks import HookEngine
@@ -21,7 +21,7 @@ from skipcache.runtime.corrections import Corrections
 from skipcache.runtime.counters import Counters
 from skipcache.runtime.flops import count_flops, ideal_speedup
 from skipcache.runtime.pipelines import Pipelines
-from skipcache.runtime.plain import REPEATED, TrainingMode, why_plain
+from skipcache.runtime.plain import COMPILED, REPEATED, TrainingMode, unnoticed, why_plain
 from skipcache.runtime.report import Report
 from skipcache.runtime.settings import Settings
 from skipcache.runtime.step import StepRunner
@@ -56,11 +56,12 @@ class CachedForward(Override):
         self.reset()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("module", "previous", "settings", "engines", "reader", "lane_names")
-        return {name: self.__dict__[name] for name in kept}
+        kept = ("module", "previous", "on", "settings", "engines", "reader", "lane_names")
+        return {"expected": self.pipelines.expected, **{name: self.__dict__[name] for name in kept}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, pipelines=Pipelines())
+        expected = state.pop("expected")
+        self.__dict__.update(state, pipelines=Pipelines(orphan=state["module"] if expected else None))
         self.reset()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CachedForward:
@@ -79,13 +80,15 @@ class CachedForward(Override):
 
     def put_on(self) -> None:
         super().put_on()
+        self.module.__dict__[MARK] = self
         self.lane_names.put_on()
 
     def take_off(self) -> None:
+        self.module.__dict__.pop(MARK, None)
         self.lane_names.take_off()
-        for engine in self.engines:
-            engine.detach()
         super().take_off()
+        for engine in self.engines:
+            engine.close()
 
     def reset(self) -> None:
         """Empty caches and counters on all threads: whatever comes next begins a trajectory."""
@@ -101,6 +104,8 @@ class CachedForward(Override):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
+            self._note_compiled()
+        if torch.compiler.is_compiling() or not self.on:
             return self.plain(*args, **kwargs)
         instead = getattr(self._local, "instead", None)
         if instead is not None:
@@ -172,10 +177,19 @@ class CachedForward(Override):
 
     def _say(self, reason: str) -> None:
         """Note why nothing is cached, and warn, once, where nothing was ever cached."""
+        if not self.on:  # restored meanwhile, by another thread
+            return
         self.counters.because(reason)
         if not self._warned and not self.counters.cached_steps:
             self._warned = True
             warnings.warn(f"skipcache caches nothing: {reason}", UserWarning, stacklevel=2)
+
+    @torch.compiler.assume_constant_result
+    def _note_compiled(self) -> None:
+        """torch.compile runs this itself, once, while it looks at `__call__`."""
+        if self.on:
+            self.counters.because(COMPILED)
+            warnings.warn(f"skipcache caches nothing: {COMPILED}", UserWarning, stacklevel=2)
 
     # counting
 
@@ -204,7 +218,7 @@ class CachedForward(Override):
             cache_bytes=sum(x.numel() * x.element_size() for x in self.runs.tensors),
             engine=" and ".join(counters.engines) or self.engines[0].name,
             full_at=counters.full_at,
-            reasons=tuple(counters.reasons),
+            reasons=(*counters.reasons, *unnoticed(self, self.pipelines, bool(counters.calls))),
         )
 
     def _flops(self, blank: Call) -> tuple[int, int]:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Pipelines:
-    """Weak references to pipelines. Their schedulers are read anew at each call, since users replace them."""
+    """Weak references to pipelines. Their schedulers are read anew at each call, since users replace them.
 
-    def __init__(self) -> None:
+    `orphan`: a model that was copied or sent to another process, without the pipelines that it was served with. A
+    pickle of a model must not carry a pipeline along, so its copy looks for one among the callers of its calls.
+    """
+
+    def __init__(self, orphan: nn.Module | None = None) -> None:
         self._known: list[weakref.ref[Any]] = []
+        self._orphan = orphan
         self.ignored: tuple[Tensor, ...] = ()  # timesteps from before a pipeline was served
 
     def serve(self, pipeline: Any) -> None:
@@ -33,22 +38,44 @@ class Pipelines:
 
     def schedulers(self) -> list[Any]:
         """Of the pipeline that is calling; of all, where none of them is seen to call."""
-        alive = self.alive()
-        calling = _on_the_stack(alive) if len(alive) > 1 else None
+        alive = self.alive() or self._found()
+        calling = _on_the_stack(lambda owner: any(owner is p for p in alive)) if len(alive) > 1 else None
         found = (getattr(p, "scheduler", None) for p in (alive if calling is None else [calling]))
         return [scheduler for scheduler in found if scheduler is not None]
 
     def alive(self) -> list[Any]:
         return [p for p in (ref() for ref in self._known) if p is not None]
 
+    @property
+    def expected(self) -> bool:
+        """The model was served with a pipeline, here or where it was copied from."""
+        return bool(self._known) or self._orphan is not None
 
-def _on_the_stack(pipelines: Sequence[Any]) -> Any:
-    """The one whose method is running on this thread; None where there is none."""
+    @property
+    def absent(self) -> bool:
+        """It was, but none has called it here."""
+        return self._orphan is not None and not self._known
+
+    def _found(self) -> list[Any]:
+        """An orphan's new pipeline, if it is calling now."""
+        model = self._orphan
+        calling = None if model is None else _on_the_stack(lambda owner: _is_pipeline_of(model, owner))
+        self._known = self._known if calling is None else [weakref.ref(calling)]
+        return [] if calling is None else [calling]
+
+
+def _is_pipeline_of(model: nn.Module, owner: Any) -> bool:
+    held = getattr(owner, "__dict__", {})
+    return "scheduler" in held and any(x is model or getattr(x, "module", None) is model for x in held.values())
+
+
+def _on_the_stack(wanted: Callable[[Any], bool]) -> Any:
+    """The first object that is `wanted` and whose method is running on this thread; None where there is none."""
     frame = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
         owner = frame.f_locals.get("self") if code.co_varnames[:1] == ("self",) and code.co_argcount else None
-        if owner is not None and any(owner is pipeline for pipeline in pipelines):
+        if owner is not None and wanted(owner):
             return owner
         frame = frame.f_back  # type: ignore[assignment]
     return None

@@ -67,6 +67,9 @@ class FxEngine:
     def detach(self) -> None:
         self.forget()
 
+    def close(self) -> None:
+        self.forget()
+
     def graphs(self) -> Graphs | None:
         """Those of the signature that was used last; None where none was served."""
         served = [found for found in self._programs.values() if isinstance(found, Programs)]
@@ -196,6 +199,8 @@ def _proved(made: Programs, call: Call, output: Any) -> Features:
     """The features of the full program. It, and a cached one that is given D, must give `output`."""
     with quietly(call.sample.device, made.layout.model):
         again, features = made.full(call.args, call.kwargs, eager=True)
+        if any(h.device != d.device for h, d in zip(features.H or (), features.D)):
+            raise Untraceable("its head and its deep part lie on two devices, and a graph moves nothing between them")
         held = Prediction(Hold(), [features.D], (), residual=False)
         from_D, _ = made.cached(call.args, call.kwargs, held, eager=True)
     if not (same_output(output, again) and same_output(output, from_D)):

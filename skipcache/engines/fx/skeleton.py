@@ -18,7 +18,7 @@ from skipcache.blocks import HOOKS, WRAPPERS
 
 Answer = Callable[..., Any]
 
-_OWN = WRAPPERS | HOOKS | {"_modules", "_compiled_call_impl"}  # what a stand-in has of its own
+_OWN = WRAPPERS | HOOKS | {"_modules"}  # what a stand-in has of its own
 
 
 class Skeleton:

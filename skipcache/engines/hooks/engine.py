@@ -1,7 +1,8 @@
 """The hook engine: on a cached step the deep blocks hand their input through, and the last of them hands out D-hat.
 
-A forward hook cannot keep a module from computing, so each block's `forward` is overridden on the instance. What a
-block does is set from outside, once per call of the model, for the calling thread alone.
+A forward hook cannot keep a module from computing, so the call of each block is overridden on the instance, around what
+offloading, FSDP and torch.compile put into it. What a block does is set from outside, once per call of the model, for
+the calling thread alone.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
-from skipcache.blocks import Override, Streams, quietly
+from skipcache.blocks import CallOverride, Streams, quietly
 from skipcache.branches import branches_of
-from skipcache.engines import Features, Recent, StepResult, same_output
+from skipcache.engines import Features, Recent, StepResult, beside, same_output
 from skipcache.engines.hooks.runs import CachedRun, FullRun, Run, Unwired, WiringObserver
 from skipcache.engines.hooks.wiring import Wiring
 from skipcache.predictors import Hold, Prediction
@@ -28,15 +30,15 @@ LOST = "the model has lost blocks since; call skipcache.restore, and accelerate 
 UNPROVED = "a cached step that was given D itself did not give the full step's output"
 
 
-class BlockForward(Override):
-    """Stands in for one block's `forward`."""
+class BlockCall(CallOverride):
+    """Stands in for the call of one block."""
 
     def __init__(self, engine: HookEngine, index: int, block: nn.Module) -> None:
         super().__init__(block)
         self.engine, self.index = engine, index
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        run = self.engine.run
+        run = None if torch.compiler.is_compiling() else self.engine.run
         return self.plain(*args, **kwargs) if run is None else run.block(self, args, kwargs)
 
 
@@ -54,11 +56,11 @@ class HookEngine:
         joined = stack.native_skips or branches_of(model) is not None  # branches carry the head's outputs to the tail
         self.idle_head = idle_head and self.deep.start > 0 and not joined
         self.blocks = self._overrides()
-        self.attached = False
+        self.attached = self.closed = False
         self.forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("model", "stack", "plan", "deep", "idle_head", "blocks", "attached")
+        kept = ("model", "stack", "plan", "deep", "idle_head", "blocks", "attached", "closed")
         return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -71,18 +73,23 @@ class HookEngine:
         self._lock = threading.Lock()
 
     def attach(self) -> None:
-        """Put the overrides on, once."""
+        """Put the overrides on, where they are not."""
         with self._lock:
-            if not self.attached:
+            if not self.closed:
                 self.attached = True
                 for block in self.blocks:
                     block.put_on()
 
     def detach(self) -> None:
+        """A step that is under way on another thread ends as a plain one."""
         with self._lock:
             self.attached = False
             for block in self.blocks:
                 block.take_off()
+
+    def close(self) -> None:
+        self.closed = True
+        self.detach()
 
     def refusal(self, call: Call) -> str | None:
         wiring = self._wirings.get(call.signature)
@@ -100,13 +107,14 @@ class HookEngine:
         """The first one of a signature learns the wiring and proves it."""
         self._follow()
         wiring = self._wirings.get(call.signature)
-        if not self.blocks or (wiring is not None and wiring.refusal):
+        if not (self.attached and self.blocks) or (wiring is not None and wiring.refusal):
             return StepResult(call.run(forward), len(self.stack.blocks))
         if wiring is None:
             return self._first(forward, call)
         run = FullRun(self, call.batch, wiring)
         output = self._do(run, forward, call)
-        return StepResult(output, run.ran, features=Features(run.H, run.D) if run.D else None)
+        features = Features(beside(run.H, run.D), run.D) if run.D else None
+        return StepResult(output, run.ran, features=features)
 
     def cached(self, forward: Callable[..., Any], call: Call, prediction: Prediction) -> StepResult:
         wiring = self._wirings.get(call.signature)
@@ -115,6 +123,8 @@ class HookEngine:
         run = CachedRun(self, call.batch, wiring, prediction)
         try:
             output = self._do(run, forward, call)
+            if not self.attached:  # taken off on the way: blocks may have computed on what others handed through
+                raise Unwired
         except Unwired:
             return StepResult(call.run(forward), len(self.stack.blocks))
         prediction.saw(run.H)
@@ -158,7 +168,7 @@ class HookEngine:
         run, before = WiringObserver(self, call.batch), versions(call)
         output = self._do(run, forward, call)
         seen = run.wiring() if versions(call) == before else Wiring(refusal=WRITES)
-        features = Features(run.H, run.D)
+        features = Features(beside(run.H, run.D), run.D)
         for wiring in (seen, replace(seen, copies=True)):
             if wiring.copies and not wiring.refusal:
                 features = self._on_copies(forward, call, wiring)
@@ -180,30 +190,40 @@ class HookEngine:
         run = FullRun(self, call.batch, wiring)
         with quietly(call.sample.device, self.model):
             self._do(run, forward, call)
-        return Features(run.H, run.D)
+        return Features(beside(run.H, run.D), run.D)
 
     def _holds(self, forward: Callable[..., Any], call: Call, output: Any, features: Features, wiring: Wiring) -> bool:
         prediction = Prediction(Hold(), [features.D], (), residual=False)
         with quietly(call.sample.device, self.model):
-            return same_output(output, self._do(CachedRun(self, call.batch, wiring, prediction), forward, call))
+            try:
+                return same_output(output, self._do(CachedRun(self, call.batch, wiring, prediction), forward, call))
+            except Unwired:
+                return False
 
     # blocks that are replaced
 
-    def _overrides(self) -> list[BlockForward]:
-        return [BlockForward(self, i, self.model.get_submodule(path)) for i, path in enumerate(self.stack.blocks)]
+    def _overrides(self) -> list[BlockCall]:
+        return [BlockCall(self, i, self.model.get_submodule(path)) for i, path in enumerate(self.stack.blocks)]
 
     def _follow(self) -> None:
-        """Blocks that were replaced since get overrides of their own, and what the old ones showed is forgotten."""
+        """Blocks that were replaced since get overrides of their own, and what the old ones showed is forgotten.
+
+        Overrides that a copy of the model or a `compile()` of a block has dropped are put on again.
+        """
         places = [path.rpartition(".")[::2] for path in self.stack.blocks]
         held = {parent: self.model.get_submodule(parent)._modules for parent in {parent for parent, _ in places}}
-        if all(held[parent].get(name) is block.module for block, (parent, name) in zip(self.blocks, places)):
-            return
-        attached = self.attached
-        self.detach()
-        self._wirings = Recent(MAX_SIGNATURES)
-        try:
-            self.blocks = self._overrides()
-        except AttributeError:
-            self.blocks = []
-        if attached:
+        now = (held[parent].get(name) if name else self.model for parent, name in places)
+        if not all(module is block.module for block, module in zip(self.blocks, now)):
+            self._replace()
+        if self.attached:
             self.attach()
+
+    def _replace(self) -> None:
+        with self._lock:
+            for block in self.blocks:
+                block.take_off()
+            self._wirings = Recent(MAX_SIGNATURES)
+            try:
+                self.blocks = self._overrides()
+            except AttributeError:
+                self.blocks = []

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor
 
 from skipcache.blocks import Outline, Streams, alike, arguments_of, handed_in, rebuild, take_apart, version
+from skipcache.engines import beside
 from skipcache.engines.hooks.wiring import Outlet, Wiring
 from skipcache.predictors import Prediction
 
 if TYPE_CHECKING:
-    from skipcache.engines.hooks.engine import BlockForward, HookEngine
+    from skipcache.engines.hooks.engine import BlockCall, HookEngine
 
 
 class Unwired(RuntimeError):
-    """A block was called that the full step of this signature did not call."""
+    """A block was called that the full step of this signature did not call, or the overrides are being taken off."""
 
 
 class Run(Protocol):
@@ -25,7 +26,7 @@ class Run(Protocol):
 
     ran: int
 
-    def block(self, block: BlockForward, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def block(self, block: BlockCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What the call of `block` returns."""
 
 
@@ -38,7 +39,7 @@ class FullRun:
         self.D: Streams = ()
         self.ran = 0
 
-    def block(self, block: BlockForward, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def block(self, block: BlockCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         index, known = block.index, self.known
         if index == known.first and not self.engine.deep.start:
             self.H = self.engine.entering(index, known, arguments_of(args, kwargs), self.batch)
@@ -67,7 +68,7 @@ class WiringObserver:
         self._entry: dict[Hashable, Any] = {}
         self._versions: dict[str, list[tuple[Tensor, int]]] = {}
 
-    def block(self, block: BlockForward, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def block(self, block: BlockCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         index, kind, deep = block.index, type(block.module), self.engine.deep
         arguments = arguments_of(args, kwargs)
         self._learn_inlets(kind, arguments)
@@ -137,9 +138,9 @@ class CachedRun:
         self.ran = 0
         self._idle = range(engine.deep.start if wiring.idle_head and not prediction.reads_H else 0)
 
-    def block(self, block: BlockForward, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def block(self, block: BlockCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         index, stack, wiring = block.index, self.engine.stack, self.wiring
-        if index not in wiring.outlets:
+        if index not in wiring.outlets or not self.engine.attached:
             raise Unwired(stack.blocks[index])
         if index in self._idle:
             return wiring.outlets[index].hand_through(arguments_of(args, kwargs))
@@ -154,5 +155,6 @@ class CachedRun:
             self.H = self.engine.entering(index, wiring, arguments, self.batch)
         if index != wiring.last:
             return wiring.outlets[index].hand_through(arguments)
+        self.H = beside(self.H, wiring.outlets[index].outlines)
         D_hat = [stack.raw(stack.blocks[index], d, self.batch) for d in self.prediction(self.H)]
         return rebuild(wiring.shape, [d.clone() for d in D_hat] if wiring.copies else D_hat)
