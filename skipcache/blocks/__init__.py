@@ -1,12 +1,14 @@
 from skipcache.blocks.attributes import HOOKS, REGISTRIES, WRAPPERS
 from skipcache.blocks.outline import Outline, equal_values, on_host, outline_of, version
-from skipcache.blocks.override import Override, check_plain, is_class_forward, override_of
+from skipcache.blocks.override import Override, check_plain, inner_forward, is_class_forward, override_of
 from skipcache.blocks.snapshot import Snapshot, quietly
 from skipcache.blocks.state import ModelState
 from skipcache.blocks.streams import Streams, alike, arguments_of, handed_in, rebuild, take_apart, tensors_of
+from skipcache.blocks.weightless import META, Unlike, Weightless, weightless
 
 __all__ = [
     "HOOKS",
+    "META",
     "REGISTRIES",
     "WRAPPERS",
     "ModelState",
@@ -14,11 +16,14 @@ __all__ = [
     "Override",
     "Snapshot",
     "Streams",
+    "Unlike",
+    "Weightless",
     "alike",
     "arguments_of",
     "check_plain",
     "equal_values",
     "handed_in",
+    "inner_forward",
     "is_class_forward",
     "on_host",
     "outline_of",
@@ -28,4 +33,5 @@ __all__ = [
     "take_apart",
     "tensors_of",
     "version",
+    "weightless",
 ]

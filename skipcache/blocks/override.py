@@ -18,7 +18,12 @@ T = TypeVar("T", bound="Override")
 
 
 class Override:
-    """Stands in for `module.forward`; `plain` is what it stands in for."""
+    """Stands in for `module.forward`; `plain` is what it stands in for.
+
+    `of_model`: what it adds belongs to the model, as a skip branch does.
+    """
+
+    of_model = False
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -74,6 +79,14 @@ def _places(module: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
         for name in ("original_forward", "_old_forward", "forward"):
             if place.get(name) is not None:
                 yield place, name
+
+
+def inner_forward(module: nn.Module) -> Callable[..., Any] | None:
+    """What runs under the hooks that wrap `module`, and under overrides that are no part of the model."""
+    found = next((place[name] for place, name in _places(module)), None)
+    while isinstance(found, Override) and not found.of_model:
+        found = found.previous
+    return found
 
 
 def is_class_forward(forward: Any, module: nn.Module) -> bool:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
-from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +18,7 @@ from skipcache.engines.hooks import HookEngine
 from skipcache.policies import mismatch_of, note_of, reads_drift
 from skipcache.runtime.corrections import Corrections
 from skipcache.runtime.counters import Counters
-from skipcache.runtime.flops import count_flops, ideal_speedup
+from skipcache.runtime.flops import Costs, Uncounted, ideal_speedup
 from skipcache.runtime.pipelines import Pipelines
 from skipcache.runtime.plain import REPEATED, why_plain
 from skipcache.runtime.report import Report
@@ -94,6 +92,7 @@ class CachedForward(Override):
         self._outlines: Recent[Call] = Recent(MAX_OUTLINES)
         self.state = ModelState(self.module)
         self.counters = Counters()
+        self._costs = Costs(self.module)
         self.runner = StepRunner(self.module, self.engines, self.settings.predictor, self._refused, self._say)
         self._warned = False
 
@@ -102,9 +101,6 @@ class CachedForward(Override):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             return self.plain(*args, **kwargs)
-        instead = getattr(self._local, "instead", None)
-        if instead is not None:
-            return instead(args, kwargs)
         call = self._read(args, kwargs)
         trajectory = self._trajectory()
         if call is None:
@@ -197,22 +193,29 @@ class CachedForward(Override):
     def report(self) -> Report:
         """What was done since `accelerate` or `reset`."""
         counters = self.counters
+        speedup, why = self._speedup()
         return Report(
             full_steps=counters.full_steps,
             cached_steps=counters.cached_steps,
             blocks_run=counters.blocks_run,
             blocks_saved=counters.blocks_saved,
-            ideal_speedup=ideal_speedup(counters.calls, self._outlines.values(), self._flops),
+            ideal_speedup=speedup,
             cache_bytes=sum(x.numel() * x.element_size() for t in list(self._trajectories) for x in t.tensors),
             engine=" and ".join(counters.engines) or self.engines[0].name,
             full_at=counters.full_at,
-            reasons=tuple(counters.reasons),
+            reasons=(*counters.reasons, *([] if why is None else [why])),
         )
 
+    def _speedup(self) -> tuple[float | None, str | None]:
+        """The ideal one: by FLOPs, or by blocks, and then why."""
+        try:
+            return ideal_speedup(self.counters.calls, self._outlines.values(), self._flops), None
+        except Uncounted as error:
+            run, saved = self.counters.blocks_run, self.counters.blocks_saved
+            return (run + saved) / run, f"the ideal speedup is that of blocks, since FLOPs cannot be counted: {error}"
+
     def _flops(self, blank: Call) -> tuple[int, int]:
-        engine = next((e for e in self.engines if e.serves(blank)), self.engines[-1])
-        follows = reads_drift(self.settings.policy)
-        return count_flops(self._run_instead, engine, self.plain, blank, self.settings.predictor, follows)
+        return self._costs.of(next((e for e in self.engines if e.serves(blank)), None), blank)
 
     def graphs(self) -> Graphs:
         """The fx engine's; raises ValueError, with the reason, where it has served no call."""
@@ -224,11 +227,3 @@ class CachedForward(Override):
             why = "; ".join(said) or "call the model once first, under torch.no_grad()"
             raise ValueError(f"{type(self.module).__name__} has no graphs yet: {why}")
         return found
-
-    def _run_instead(self, call: Call, step: Callable[[Call], Any]) -> Any:
-        """The model from outside, with all that is wrapped around it, but `step` at its heart; not counted."""
-        self._local.instead = lambda args, kwargs: step(replace(call, args=args, kwargs=kwargs))
-        try:
-            return call.run(self.module)
-        finally:
-            self._local.instead = None

@@ -9,8 +9,9 @@ Programs call submodules through the live model, so that adapters, offload hooks
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -127,6 +128,13 @@ class FxEngine:
                 return StepResult(output, len(self.stack.blocks))
 
         return self._decorated(step, call)
+
+    def rehearsal(self, copy: nn.Module, call: Call) -> Iterator[Callable[[], Any]]:
+        yield lambda: call.run(copy.forward)
+        programs = self._programs.get(call.signature)
+        assert isinstance(programs, Programs)
+        step = lambda module, *args, **kwargs: programs.rehearse(module, args, kwargs)  # noqa: E731
+        yield lambda: call.run(partial(rewrapped(type(copy).forward, step), copy))
 
     def _serving(self, call: Call) -> Programs | None:
         found = self._programs.get(call.signature)

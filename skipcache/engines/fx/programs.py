@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from skipcache.blocks import Outline, Streams
 from skipcache.engines import Features
 from skipcache.engines.fx.assumptions import Guard
-from skipcache.engines.fx.cut import Canonical, Cut, cut_graph, finish
+from skipcache.engines.fx.cut import WEIGHT, Canonical, Cut, cut_graph, finish
 from skipcache.engines.fx.errors import Untraceable
 from skipcache.engines.fx.recording import Recording
 from skipcache.engines.fx.trace import Trace, trace
@@ -126,6 +126,14 @@ class Programs:
             output, H = output
             prediction.saw(H)
         return pytree.tree_unflatten(list(output), self.nesting), program.blocks
+
+    def rehearse(self, model: nn.Module, args: Any, kwargs: Any) -> Any:
+        """The cached step that was made last, by a copy of the model on blank tensors."""
+        (*_, weights, specs), program = list(self.cached_programs.items())[-1]
+        kept = [x.blank() for streams in specs for x in streams]
+        factors = [WEIGHT.blank() for _ in range(weights)]
+        given = (*_tensors(args, kwargs), *self.full_program.constants)
+        return program(model, *given, *kept, *factors, eager=True)
 
     def cached_program(self, prediction: Prediction) -> Program:
         specs = tuple(tuple(map(Outline.exactly, streams)) for streams in prediction.kept)

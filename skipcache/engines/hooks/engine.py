@@ -120,6 +120,17 @@ class HookEngine:
         prediction.saw(run.H)
         return StepResult(output, run.ran, full=False)
 
+    def rehearsal(self, copy: nn.Module, call: Call) -> Iterator[Callable[[], Any]]:
+        """The copy shows its own wiring; what only values prove is known of the model."""
+        twin, known = HookEngine(copy, self.stack, self.plan), self._wirings.get(call.signature)
+        twin.attach()
+        seen = WiringObserver(twin, call.batch)
+        yield lambda: twin._do(seen, copy.forward, call)
+        wiring = replace(seen.wiring(), idle_head=known is not None and known.idle_head)
+        if wiring.refusal:
+            return
+        yield lambda: twin._do(twin._given(seen.D, call, wiring), copy.forward, call)
+
     # what a block does
 
     @property
@@ -183,9 +194,12 @@ class HookEngine:
         return Features(run.H, run.D)
 
     def _holds(self, forward: Callable[..., Any], call: Call, output: Any, features: Features, wiring: Wiring) -> bool:
-        prediction = Prediction(Hold(), [features.D], (), residual=False)
         with quietly(call.sample.device, self.model):
-            return same_output(output, self._do(CachedRun(self, call.batch, wiring, prediction), forward, call))
+            return same_output(output, self._do(self._given(features.D, call, wiring), forward, call))
+
+    def _given(self, D: Streams, call: Call, wiring: Wiring) -> CachedRun:
+        """A cached step that is given D itself."""
+        return CachedRun(self, call.batch, wiring, Prediction(Hold(), [D], (), residual=False))
 
     # blocks that are replaced
 
