@@ -1,5 +1,6 @@
 from skipcache.blocks.attributes import HOOKS, REGISTRIES, WRAPPERS
 from skipcache.blocks.outline import Outline, equal_values, on_host, outline_of, version
+from skipcache.blocks.outside import Outside
 from skipcache.blocks.override import Override, check_plain, inner_forward, is_class_forward, override_of
 from skipcache.blocks.snapshot import Snapshot, quietly
 from skipcache.blocks.state import ModelState
@@ -13,6 +14,7 @@ __all__ = [
     "WRAPPERS",
     "ModelState",
     "Outline",
+    "Outside",
     "Override",
     "Snapshot",
     "Streams",

@@ -91,7 +91,7 @@ def count_flops(model: nn.Module, engine: Rehearsing | None, blank: Call) -> tup
     if any(map(callable, pytree.tree_leaves((blank.args, dict(blank.kwargs))))):
         raise Unlike("an argument is a function, which might act on more than the copy")
     eager = torch.compiler.set_stance("force_eager")
-    with ONE_AT_A_TIME, eager, torch.inference_mode():
+    with ONE_AT_A_TIME, eager, torch.no_grad():
         copy, args, kwargs = weightless(model, blank.args, dict(blank.kwargs))
         with quietly(META, copy), META:
             return _rehearsed(copy, engine, replace(blank, args=args, kwargs=kwargs))

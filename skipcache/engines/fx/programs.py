@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from skipcache.blocks import Outline, Streams
+from skipcache.blocks import Outline, Outside, Streams
 from skipcache.engines import Features
 from skipcache.engines.fx.assumptions import Guard
 from skipcache.engines.fx.cut import WEIGHT, Canonical, Cut, cut_graph, finish
@@ -66,13 +66,17 @@ class Program:
 
 @dataclass
 class Programs:
-    """What serves one signature: the full step's program, and a cached step's for each kind of prediction."""
+    """What serves one signature: the full step's program, and a cached step's for each kind of prediction.
+
+    `outside` is what the glue may read beside the model, as it was when it was traced.
+    """
 
     layout: Canonical
     trace: Trace
     cut: Cut
     nesting: Any
     guard: Guard
+    outside: Outside
     compile: Options
     full_program: Program
     cached_programs: dict[Any, Program] = field(default_factory=dict)
@@ -96,14 +100,22 @@ class Programs:
             )
         leaves, spec = pytree.tree_flatten((call.args, dict(call.kwargs)))
         names = [f"input_{i}" for i in range(len(leaves))]
+        outside = Outside(model.modules())
         with torch.inference_mode(False), torch.no_grad():
-            traced = trace(function, model, stack.blocks, recording, names, leaves, spec)
+            try:
+                traced = trace(function, model, stack.blocks, recording, names, leaves, spec)
+            finally:
+                changed = outside.changed()
+                outside.put_back()
+            if changed:
+                raise Untraceable(f"the forward changes {', '.join(changed[:3])} outside of the model")
             cut = Cut.of(traced, model, stack, deep)
             layout = Canonical(model, stack, call.batch)
             nesting = finish(traced, cut, layout)
+        glue = Outside(traced.glue.values())
         guard = Guard(traced.glue.values(), [model.get_submodule(c.path) for c in traced.calls])
         program = Program.of(traced.graph, traced.tracer.constants, stack, compile)
-        return cls(layout, traced, cut, nesting, guard, compile, program)
+        return cls(layout, traced, cut, nesting, guard, glue, compile, program)
 
     @property
     def graphs(self) -> Graphs:
