@@ -19,8 +19,8 @@ from skipcache.blocks.attributes import TORCH, WRAPPERS
 
 DEPTH = 4  # how far from the code of a class
 LONGEST = 1000  # items of a container that is looked at
-_LIBRARIES = {"torch", "numpy", "diffusers", "transformers", "accelerate", "peft", "einops", "skipcache"}
-_FOREIGN = _LIBRARIES | sys.stdlib_module_names
+_LIBRARIES = ("torch", "numpy", "diffusers", "transformers", "accelerate", "peft", "einops", "skipcache")
+_FOREIGN = frozenset((*sys.stdlib_module_names, *_LIBRARIES))
 _NOT_OWN = TORCH | WRAPPERS
 _PLAIN = (bool, int, float, str, type(None))
 _CODE = (FunctionType, MethodType, classmethod, staticmethod, property)

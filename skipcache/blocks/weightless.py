@@ -24,7 +24,7 @@ _STATE = REGISTRIES | {"training", "_non_persistent_buffers_set"}
 _PLAIN = (Tensor, nn.Parameter)
 _PRODUCTS = ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "conv1d", "conv2d", "conv3d", "convolution")
 _NORMS = ("layer_norm", "native_layer_norm", "group_norm", "rms_norm")
-_MIXING = {*_PRODUCTS, *_NORMS, "scaled_dot_product_attention"}
+_MIXING = (*_PRODUCTS, *_NORMS, "scaled_dot_product_attention")
 
 
 class Unlike(ValueError):

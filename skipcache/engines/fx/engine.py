@@ -138,8 +138,9 @@ class FxEngine:
 
     def _serving(self, call: Call) -> Programs | None:
         found = self._programs.get(call.signature)
-        fits = isinstance(found, Programs) and found.guard.holds() and not found.outside.changed()
-        return found if fits else None
+        if not isinstance(found, Programs) or not found.guard.holds() or found.outside.changed():
+            return None
+        return found
 
     def _plain(self, forward: Callable[..., Any], call: Call) -> StepResult:
         return StepResult(call.run(forward), len(self.stack.blocks))
