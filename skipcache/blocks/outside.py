@@ -22,6 +22,7 @@ LONGEST = 1000  # items of a container that is looked at
 _LIBRARIES = ("torch", "numpy", "diffusers", "transformers", "accelerate", "peft", "einops", "skipcache")
 _FOREIGN = frozenset((*sys.stdlib_module_names, *_LIBRARIES))
 _NOT_OWN = TORCH | WRAPPERS
+_CONTAINERS = (list, dict, set)
 _PLAIN = (bool, int, float, str, type(None))
 _CODE = (FunctionType, MethodType, classmethod, staticmethod, property)
 
@@ -79,8 +80,8 @@ class _Search:
                 if (own or not _foreign(base)) and id(base) not in self._seen:
                     yield from self._class(base, 0)
         for module in self._modules:
-            for name, value in module.__dict__.items():
-                if name not in _NOT_OWN:
+            for name in module.__dict__.keys() - _NOT_OWN:
+                for value in _items(module.__dict__[name]):  # the containers themselves are the model's own
                     yield from self._value(value, f"{name}.", 1)
 
     def _value(self, value: Any, name: str, depth: int) -> Iterator[_Place]:
@@ -96,7 +97,7 @@ class _Search:
         elif isinstance(value, type):
             if not _foreign(value):
                 yield from self._class(value, depth)
-        elif kind in (list, dict, set):
+        elif kind in _CONTAINERS:
             yield from self._container(value, name, depth)
         elif not _foreign(kind) and isinstance(getattr(value, "__dict__", None), dict):
             yield from self._held(value.__dict__, f"{kind.__name__}.", depth)
@@ -150,6 +151,12 @@ class _Search:
             yield _Place(owner, lambda: dict.fromkeys(held), lambda before: _refill(held, before))
         for value in list(held):
             yield from self._value(value, owner, depth + 1)
+
+
+def _items(value: Any) -> list[Any]:
+    """The objects in a module's attribute that are no containers."""
+    held = list(value.values() if type(value) is dict else value) if type(value) in _CONTAINERS else [value]
+    return [item for item in held[:LONGEST] if type(item) not in _CONTAINERS]
 
 
 def _refill(held: Any, items: Any) -> None:

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from skipcache.blocks.attributes import REGISTRIES, TORCH, WRAPPERS
 from skipcache.blocks.override import Override, inner_forward, is_class_forward
 
-META = torch.device("meta")
+META = "meta"
 _STATE = REGISTRIES | {"training", "_non_persistent_buffers_set"}
 _PLAIN = (Tensor, nn.Parameter)
 _PRODUCTS = ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "conv1d", "conv2d", "conv3d", "convolution")
@@ -97,7 +97,7 @@ def _everywhere(change: Callable[[Any], Any], value: Any) -> Any:
 
 def _on_meta(x: Any) -> Any:
     if isinstance(x, torch.device):
-        return META
+        return torch.device(META)
     if not isinstance(x, Tensor) or x.is_meta:
         return x
     made = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=META)

@@ -93,7 +93,7 @@ def count_flops(model: nn.Module, engine: Rehearsing | None, blank: Call) -> tup
     eager = torch.compiler.set_stance("force_eager")
     with ONE_AT_A_TIME, eager, torch.no_grad():
         copy, args, kwargs = weightless(model, blank.args, dict(blank.kwargs))
-        with quietly(META, copy), META:
+        with quietly(torch.device(META), copy), torch.device(META):
             return _rehearsed(copy, engine, replace(blank, args=args, kwargs=kwargs))
 
 
