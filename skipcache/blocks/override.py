@@ -27,7 +27,10 @@ class Override:
     """Stands in for `module.forward`; `plain` is what it stands in for.
 
     `on`: it was put on and not taken off. A wrapper that came later may hold it for longer.
+    `of_model`: what it adds belongs to the model, as a skip branch does.
     """
+
+    of_model = False
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -163,6 +166,16 @@ def own_forward(module: nn.Module) -> Callable[..., Any]:
 def is_bound_to(forward: Any, module: nn.Module) -> bool:
     """`forward` is a method of `module`: of its class, or one that was bound to it by hand."""
     return isinstance(forward, MethodType) and forward.__self__ is module
+
+
+def inner_forward(module: nn.Module) -> Callable[..., Any] | None:
+    """What runs under the hooks that wrap `module`, and under overrides that are no part of the model."""
+    found = next((place[name] for place, name in _forwards(module)), None)
+    override = _override_within(found)
+    while override is not None and not override.of_model:
+        found = override.previous
+        override = _override_within(found)
+    return override or found
 
 
 def is_class_forward(forward: Any, module: nn.Module) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
+
+from torch import nn
 
 from skipcache.blocks import Streams
 from skipcache.predictors import Prediction
@@ -83,3 +85,9 @@ class Engine(Protocol):
 
     def cached(self, forward: Callable[..., Any], call: Call, prediction: Prediction) -> StepResult:
         """A cached step, after `can_cache`; a full one where that turns out wrong on the way."""
+
+    def rehearsal(self, copy: nn.Module, call: Call) -> Iterator[Callable[[], Any]]:
+        """Functions that run a full step, then a cached one, of `call` on `copy`, a copy of the model without weights.
+
+        Each is run before the next is asked for. No cached one where the copy shows that it cannot be.
+        """

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
-from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +16,7 @@ from skipcache.engines.hooks import HookEngine
 from skipcache.policies import mismatch_of, note_of, reads_drift
 from skipcache.runtime.corrections import Corrections
 from skipcache.runtime.counters import Counters
-from skipcache.runtime.flops import count_flops, ideal_speedup
+from skipcache.runtime.flops import Costs, Uncounted, ideal_speedup
 from skipcache.runtime.pipelines import Pipelines
 from skipcache.runtime.plain import COMPILED, REPEATED, TrainingMode, unnoticed, why_plain
 from skipcache.runtime.report import Report
@@ -92,11 +89,11 @@ class CachedForward(Override):
 
     def reset(self) -> None:
         """Empty caches and counters on all threads: whatever comes next begins a trajectory."""
-        self._local = threading.local()
         self.runs = Runs(self.settings.policy, self.settings.predictor, lambda: self.pipelines.ignored)
         self._outlines: Recent[Call] = Recent(MAX_OUTLINES)
         self.state, self.training = ModelState(self.module), TrainingMode(self.module)
         self.counters = Counters()
+        self._costs = Costs(self.module)
         self.runner = StepRunner(self.module, self.engines, self.settings.predictor, self._refused, self._say)
         self._warned = False
 
@@ -107,9 +104,6 @@ class CachedForward(Override):
             self._note_compiled()
         if torch.compiler.is_compiling() or not self.on:
             return self.plain(*args, **kwargs)
-        instead = getattr(self._local, "instead", None)
-        if instead is not None:
-            return instead(args, kwargs)
         call = self._read(args, kwargs)
         if call is None:
             self.runs.drop()
@@ -209,22 +203,33 @@ class CachedForward(Override):
     def report(self) -> Report:
         """What was done since `accelerate` or `reset`."""
         counters = self.counters
+        speedup, why = self._speedup()
         return Report(
             full_steps=counters.full_steps,
             cached_steps=counters.cached_steps,
             blocks_run=counters.blocks_run,
             blocks_saved=counters.blocks_saved,
-            ideal_speedup=ideal_speedup(counters.calls, self._outlines.values(), self._flops),
+            ideal_speedup=speedup,
             cache_bytes=sum(x.numel() * x.element_size() for x in self.runs.tensors),
             engine=" and ".join(counters.engines) or self.engines[0].name,
             full_at=counters.full_at,
-            reasons=(*counters.reasons, *unnoticed(self, self.pipelines, bool(counters.calls))),
+            reasons=(
+                *counters.reasons,
+                *([] if why is None else [why]),
+                *unnoticed(self, self.pipelines, bool(counters.calls)),
+            ),
         )
 
+    def _speedup(self) -> tuple[float | None, str | None]:
+        """The ideal one: by FLOPs, or by blocks, and then why."""
+        try:
+            return ideal_speedup(self.counters.calls, self._outlines.values(), self._flops), None
+        except Uncounted as error:
+            run, saved = self.counters.blocks_run, self.counters.blocks_saved
+            return (run + saved) / run, f"the ideal speedup is that of blocks, since FLOPs cannot be counted: {error}"
+
     def _flops(self, blank: Call) -> tuple[int, int]:
-        engine = next((e for e in self.engines if e.serves(blank)), self.engines[-1])
-        follows = reads_drift(self.settings.policy)
-        return count_flops(self._run_instead, engine, self.plain, blank, self.settings.predictor, follows)
+        return self._costs.of(next((e for e in self.engines if e.serves(blank)), None), blank)
 
     def graphs(self) -> Graphs:
         """The fx engine's; raises ValueError, with the reason, where it has served no call."""
@@ -236,11 +241,3 @@ class CachedForward(Override):
             why = "; ".join(said) or "call the model once first, under torch.no_grad()"
             raise ValueError(f"{type(self.module).__name__} has no graphs yet: {why}")
         return found
-
-    def _run_instead(self, call: Call, step: Callable[[Call], Any]) -> Any:
-        """The model from outside, with all that is wrapped around it, but `step` at its heart; not counted."""
-        self._local.instead = lambda args, kwargs: step(replace(call, args=args, kwargs=kwargs))
-        try:
-            return call.run(self.module)
-        finally:
-            self._local.instead = None

@@ -9,14 +9,15 @@ Programs call submodules through the live model, so that adapters, offload hooks
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from skipcache.blocks import is_bound_to, own_forward, quietly
-from skipcache.engines import Features, Recent, StepResult, same_output
+from skipcache.blocks import Outside, is_bound_to, own_forward, quietly
+from skipcache.engines import Features, Recent, StepResult, lost_effects, same_output
 from skipcache.engines.fx.decorators import innermost, rewrapped
 from skipcache.engines.fx.errors import Stale, Untraceable
 from skipcache.engines.fx.programs import Graphs, Options, Programs
@@ -131,9 +132,18 @@ class FxEngine:
 
         return self._decorated(step, call)
 
+    def rehearsal(self, copy: nn.Module, call: Call) -> Iterator[Callable[[], Any]]:
+        yield lambda: call.run(copy.forward)
+        programs = self._programs.get(call.signature)
+        assert isinstance(programs, Programs)
+        step = lambda module, *args, **kwargs: programs.rehearse(module, args, kwargs)  # noqa: E731
+        yield lambda: call.run(partial(rewrapped(own_forward(copy), step), copy))
+
     def _serving(self, call: Call) -> Programs | None:
         found = self._programs.get(call.signature)
-        return found if isinstance(found, Programs) and found.guard.holds() else None
+        if not isinstance(found, Programs) or not found.guard.holds() or found.outside.changed():
+            return None
+        return found
 
     def _plain(self, forward: Callable[..., Any], call: Call) -> StepResult:
         return StepResult(call.run(forward), len(self.stack.blocks))
@@ -164,14 +174,14 @@ class FxEngine:
     def _first(self, call: Call) -> StepResult:
         """The first step of a signature: it runs as usual, and is recorded, traced, cut and proved."""
         function = innermost(own_forward(self.model))
-        before = versions(call)
+        before, outside = versions(call), Outside(self.model.modules())
         recording = record(function, self.model, self.stack.blocks, self.deep, *call.arguments())
         blocks = sum(len(recording.returned.get(path, ())) for path in self.stack.blocks)
         try:
             if versions(call) != before:
                 raise Untraceable(WRITES)
             made = Programs.of(function, self.model, self.stack, self.deep, recording, call, self.compile)
-            features = _proved(made, call, recording.output)
+            features = _proved(made, call, recording.output, outside)
         except Exception as error:  # the forward's own Python may fail in any way on tensors without values
             self._keep(call, Refused(_reason(error)))
             return StepResult(recording.output, blocks)
@@ -190,19 +200,32 @@ class FxEngine:
             return "the model's forward was replaced on the instance"
         if not isinstance(call.timestep, Tensor):
             return "the timestep is a Python number, which a graph would take for a constant"
-        if self._programs.get(call.signature) is None and self._fruitless >= MAX_FRUITLESS:
+        found = self._programs.get(call.signature)
+        moved = found.outside.changed() if isinstance(found, Programs) else []
+        if moved:
+            return f"{', '.join(moved[:3])}, outside of the model, differs between calls, and a graph holds it constant"
+        if found is None and self._fruitless >= MAX_FRUITLESS:
             return "the arguments differ in more than their tensors on every call"
         return None
 
 
-def _proved(made: Programs, call: Call, output: Any) -> Features:
-    """The features of the full program. It, and a cached one that is given D, must give `output`."""
-    with quietly(call.sample.device, made.layout.model):
+def _proved(made: Programs, call: Call, output: Any, outside: Outside) -> Features:
+    """The features of the full program. It, and a cached one that is given D, must give `output`.
+
+    Both run from the state that was `outside` before the step was recorded, and must count there as it did.
+    """
+    with quietly(call.sample.device, made.layout.model) as after:
+        outside.put_back()
         again, features = made.full(call.args, call.kwargs, eager=True)
+        lost = lost_effects(after)
         if any(h.device != d.device for h, d in zip(features.H or (), features.D)):
             raise Untraceable("its head and its deep part lie on two devices, and a graph moves nothing between them")
+        outside.put_back()
         held = Prediction(Hold(), [features.D], (), residual=False)
         from_D, _ = made.cached(call.args, call.kwargs, held, eager=True)
+        lost = lost or lost_effects(after)
+    if lost:
+        raise Untraceable(lost)
     if not (same_output(output, again) and same_output(output, from_D)):
         raise Untraceable("a program did not give the output of the step that it was made of")
     return features

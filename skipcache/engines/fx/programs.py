@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from skipcache.blocks import Outline, Streams
+from skipcache.blocks import Outline, Outside, Streams
 from skipcache.engines import Features
 from skipcache.engines.fx.assumptions import Guard
-from skipcache.engines.fx.cut import Canonical, Cut, cut_graph, finish
+from skipcache.engines.fx.cut import WEIGHT, Canonical, Cut, cut_graph, finish
 from skipcache.engines.fx.errors import Untraceable
 from skipcache.engines.fx.recording import Recording
 from skipcache.engines.fx.trace import Trace, trace
@@ -66,13 +66,17 @@ class Program:
 
 @dataclass
 class Programs:
-    """What serves one signature: the full step's program, and a cached step's for each kind of prediction."""
+    """What serves one signature: the full step's program, and a cached step's for each kind of prediction.
+
+    `outside` is what the glue may read beside the model, as it was when it was traced.
+    """
 
     layout: Canonical
     trace: Trace
     cut: Cut
     nesting: Any
     guard: Guard
+    outside: Outside
     compile: Options
     full_program: Program
     cached_programs: dict[Any, Program] = field(default_factory=dict)
@@ -96,14 +100,22 @@ class Programs:
             )
         leaves, spec = pytree.tree_flatten((call.args, dict(call.kwargs)))
         names = [f"input_{i}" for i in range(len(leaves))]
+        outside = Outside(model.modules())
         with torch.inference_mode(False), torch.no_grad():
-            traced = trace(function, model, stack.blocks, recording, names, leaves, spec)
+            try:
+                traced = trace(function, model, stack.blocks, recording, names, leaves, spec)
+            finally:
+                changed = outside.changed()
+                outside.put_back()
+            if changed:
+                raise Untraceable(f"the forward changes {', '.join(changed[:3])} outside of the model")
             cut = Cut.of(traced, model, stack, deep)
             layout = Canonical(model, stack, call.batch)
             nesting = finish(traced, cut, layout)
+        glue = Outside(traced.glue.values())
         guard = Guard(traced.glue.values(), [model.get_submodule(c.path) for c in traced.calls])
         program = Program.of(traced.graph, traced.tracer.constants, stack, compile)
-        return cls(layout, traced, cut, nesting, guard, compile, program)
+        return cls(layout, traced, cut, nesting, guard, glue, compile, program)
 
     @property
     def graphs(self) -> Graphs:
@@ -126,6 +138,14 @@ class Programs:
             output, H = output
             prediction.saw(H)
         return pytree.tree_unflatten(list(output), self.nesting), program.blocks
+
+    def rehearse(self, model: nn.Module, args: Any, kwargs: Any) -> Any:
+        """The cached step that was made last, by a copy of the model on blank tensors."""
+        (*_, weights, specs), program = list(self.cached_programs.items())[-1]
+        kept = [x.blank() for streams in specs for x in streams]
+        factors = [WEIGHT.blank() for _ in range(weights)]
+        given = (*_tensors(args, kwargs), *self.full_program.constants)
+        return program(model, *given, *kept, *factors, eager=True)
 
     def cached_program(self, prediction: Prediction) -> Program:
         specs = tuple(tuple(map(Outline.exactly, streams)) for streams in prediction.kept)

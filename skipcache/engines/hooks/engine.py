@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from skipcache.blocks import CallOverride, Streams, quietly
+from skipcache.blocks import CallOverride, Outside, Streams, quietly
 from skipcache.branches import branches_of
-from skipcache.engines import Features, Recent, StepResult, beside, same_output
+from skipcache.engines import Features, Recent, StepResult, beside, lost_effects, same_output
 from skipcache.engines.hooks.runs import CachedRun, FullRun, Run, Unwired, WiringObserver
 from skipcache.engines.hooks.wiring import Wiring
 from skipcache.predictors import Hold, Prediction
@@ -130,6 +130,17 @@ class HookEngine:
         prediction.saw(run.H)
         return StepResult(output, run.ran, full=False)
 
+    def rehearsal(self, copy: nn.Module, call: Call) -> Iterator[Callable[[], Any]]:
+        """The copy shows its own wiring; what only values prove is known of the model."""
+        twin, known = HookEngine(copy, self.stack, self.plan), self._wirings.get(call.signature)
+        twin.attach()
+        seen = WiringObserver(twin, call.batch)
+        yield lambda: twin._do(seen, copy.forward, call)
+        wiring = replace(seen.wiring(), idle_head=known is not None and known.idle_head)
+        if wiring.refusal:
+            return
+        yield lambda: twin._do(twin._given(seen.D, call, wiring), copy.forward, call)
+
     # what a block does
 
     @property
@@ -165,20 +176,22 @@ class HookEngine:
         Models that write to their features in place are found out here, by the tensors' versions or by the proof, and
         run once more on copies.
         """
-        run, before = WiringObserver(self, call.batch), versions(call)
+        run, before, outside = WiringObserver(self, call.batch), versions(call), Outside(self.model.modules())
         output = self._do(run, forward, call)
         seen = run.wiring() if versions(call) == before else Wiring(refusal=WRITES)
         features = Features(beside(run.H, run.D), run.D)
         for wiring in (seen, replace(seen, copies=True)):
             if wiring.copies and not wiring.refusal:
-                features = self._on_copies(forward, call, wiring)
-            if wiring.refusal or self._holds(forward, call, output, features, wiring):
+                features = self._on_copies(forward, call, wiring, outside)
+            flaw = wiring.refusal or self._flaw(forward, call, output, features, wiring, outside)
+            if flaw is None or wiring.refusal:
                 break
-        else:
-            wiring = Wiring(refusal=UNPROVED)
+        if flaw is not None:
+            wiring = Wiring(refusal=flaw)
         if self.idle_head and not wiring.refusal:
             idle = replace(wiring, idle_head=True)
-            wiring = idle if self._holds(forward, call, output, features, idle) else wiring
+            flaw = self._flaw(forward, call, output, features, idle, outside)
+            wiring = idle if flaw is None else wiring
         self._wirings.put(call.signature, wiring)
         return StepResult(output, run.ran, features=None if wiring.refusal else features)
 
@@ -186,19 +199,34 @@ class HookEngine:
         with self.doing(run):
             return call.run(forward)
 
-    def _on_copies(self, forward: Callable[..., Any], call: Call, wiring: Wiring) -> Features:
+    def _on_copies(self, forward: Callable[..., Any], call: Call, wiring: Wiring, outside: Outside) -> Features:
         run = FullRun(self, call.batch, wiring)
         with quietly(call.sample.device, self.model):
+            outside.put_back()
             self._do(run, forward, call)
         return Features(beside(run.H, run.D), run.D)
 
-    def _holds(self, forward: Callable[..., Any], call: Call, output: Any, features: Features, wiring: Wiring) -> bool:
-        prediction = Prediction(Hold(), [features.D], (), residual=False)
-        with quietly(call.sample.device, self.model):
+    def _flaw(
+        self,
+        forward: Callable[..., Any],
+        call: Call,
+        output: Any,
+        features: Features,
+        wiring: Wiring,
+        outside: Outside,
+    ) -> str | None:
+        """What a cached step does differently, from the state that was `outside` before the full step."""
+        with quietly(call.sample.device, self.model) as after:
+            outside.put_back()
             try:
-                return same_output(output, self._do(CachedRun(self, call.batch, wiring, prediction), forward, call))
+                again = self._do(self._given(features.D, call, wiring), forward, call)
             except Unwired:
-                return False
+                return UNPROVED
+            return lost_effects(after) or (None if same_output(output, again) else UNPROVED)
+
+    def _given(self, D: Streams, call: Call, wiring: Wiring) -> CachedRun:
+        """A cached step that is given D itself."""
+        return CachedRun(self, call.batch, wiring, Prediction(Hold(), [D], (), residual=False))
 
     # blocks that are replaced
 
