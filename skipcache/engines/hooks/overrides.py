@@ -1,0 +1,37 @@
+"""What stands in for the blocks' own forwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from skipcache.blocks import Override
+
+if TYPE_CHECKING:
+    from skipcache.engines.hooks.engine import HookEngine
+
+
+class BlockForward(Override):
+    """Stands in for one block's `forward`."""
+
+    def __init__(self, engine: HookEngine, index: int, block: nn.Module) -> None:
+        super().__init__(block)
+        self.engine, self.index = engine, index
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        run = self.engine.run
+        return self.plain(*args, **kwargs) if run is None else run.block(self, args, kwargs)
+
+
+def overrides(engine: HookEngine) -> list[BlockForward]:
+    """One for each block of the stack, not put on yet. Raises AttributeError where the model has no such block."""
+    return [BlockForward(engine, i, engine.model.get_submodule(path)) for i, path in enumerate(engine.stack.blocks)]
+
+
+def still_there(model: nn.Module, paths: Sequence[str], blocks: Sequence[BlockForward]) -> bool:
+    """The blocks at `paths` are those that the overrides stand in for."""
+    places = [path.rpartition(".")[::2] for path in paths]
+    held = {parent: model.get_submodule(parent)._modules for parent in {parent for parent, _ in places}}
+    return all(held[parent].get(name) is block.module for block, (parent, name) in zip(blocks, places))
