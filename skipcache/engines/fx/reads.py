@@ -21,7 +21,7 @@ Place = tuple[Mapping[str, Any], str]
 _TRUSTED = tuple(os.path.dirname(f) + os.sep for f in (torch.__file__, os.path.dirname(os.path.dirname(__file__))))
 _STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
 _PACKAGES = "site-packages"
-_FOREIGN = {"torch", "numpy", "skipcache"} | set(sys.stdlib_module_names)
+_FOREIGN = frozenset({"torch", "numpy", "skipcache"}) | sys.stdlib_module_names
 
 
 class Reads:

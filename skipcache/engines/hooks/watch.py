@@ -24,10 +24,16 @@ if TYPE_CHECKING:
     from skipcache.engines.hooks.engine import BlockForward, HookEngine
 
 # These look at a tensor's outline and not at its values.
-_ASKED = {"size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "element_size", "get_device"}
-_TESTED = {"is_contiguous", "is_floating_point", "is_complex", "is_inference", "is_same_size", "type", "__len__"}
-_LIKE = {"zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty", "new_full"}
-_OUTLINES = frozenset(_ASKED | _TESTED | _LIKE)
+_ASKED = frozenset(
+    {"size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "element_size", "get_device"}
+)
+_TESTED = frozenset(
+    {"is_contiguous", "is_floating_point", "is_complex", "is_inference", "is_same_size", "type", "__len__"}
+)
+_LIKE = frozenset(
+    {"zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty", "new_full"}
+)
+_OUTLINES = _ASKED | _TESTED | _LIKE
 
 
 class Watch(TorchFunctionMode):
