@@ -8,6 +8,7 @@ from torch import nn
 from torch.overrides import _get_current_function_mode_stack
 
 import skipcache
+from skipcache.engines.hooks.watch import Watch
 from tests.models.odd import Tiny, run, tiny
 
 
@@ -191,3 +192,16 @@ def test_torch_function_modes_are_left_as_they_were():
         run(model)
         assert _get_current_function_mode_stack() == outer
     assert skipcache.report(model).cached_steps == 8
+
+
+def test_what_is_made_of_a_deep_block_has_the_earliest_of_them_for_its_origin():
+    watch, early, late = Watch(), torch.ones(2), torch.ones(2)
+    watch.follow(early, 1), watch.follow(late, 2)
+    watch.enter_deep(2)
+    watch.resume()
+    alone, both, size = late * 2, early + late, early.shape
+    watch.pause()
+    assert (watch.origin(alone), watch.origin(both), watch.origin(torch.ones(2))) == (2, 1, None)
+    assert watch.read == "add" and size == (2,) and _get_current_function_mode_stack() == []
+    watch.enter_deep(3)
+    assert watch.read is None, "it was on the way to the next deep block"
