@@ -8,11 +8,12 @@ step, full or cached, a torch function mode follows what the deep blocks return 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from operator import is_not
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
@@ -43,9 +44,10 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self._made: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._last = -1  # the deep block that was called last
+        self._on = False
         self.read: str | None = None
 
-    def origin(self, x: Tensor) -> int | None:
+    def origin(self, x: Any) -> int | None:
         """The earliest deep block that `x` was made of; None where it was made of none."""
         found = self._made.get(id(x))
         return found[1] if found is not None and found[0]() is x else None
@@ -57,12 +59,24 @@ class Watch(TorchFunctionMode):
         """The deep block at `index` is called: what was read before it was read on the way to it."""
         self._last, self.read = index, None
 
-    def check(self, values: Any, reader: str) -> int | None:
+    def check(self, values: Iterable[Any], reader: str) -> int | None:
         """The earliest deep block that `values` were made of. It is noted where that is not the last one."""
-        origins = [origin for x in _tensors(values) if (origin := self.origin(x)) is not None]
-        earliest = min(origins, default=None)
+        earliest = self._earliest(values)
         if earliest is not None and earliest < self._last and self.read is None:
             self.read = reader
+        return earliest
+
+    def _earliest(self, values: Iterable[Any]) -> int | None:
+        """By identity alone, since this runs for each operation: asking what is a tensor would cost more."""
+        earliest = None
+        for x in values:
+            kind = type(x)
+            if kind is tuple or kind is list or kind is dict:
+                origin = self._earliest(x.values() if kind is dict else x)
+            else:
+                origin = self.origin(x) if id(x) in self._made else None
+            if origin is not None and (earliest is None or origin < earliest):
+                earliest = origin
         return earliest
 
     def __torch_function__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -70,7 +84,7 @@ class Watch(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in _OUTLINES or (name == "__get__" and not isinstance(value, Tensor)):
             return value
-        origin = self.check((args, kwargs), name)
+        origin = self.check((*args, kwargs) if kwargs else args, name)
         if origin is not None:
             for x in _tensors(args[0] if name == "__setitem__" else value):
                 self.follow(x, origin)
@@ -78,14 +92,21 @@ class Watch(TorchFunctionMode):
 
     # The mode is on in the code between the blocks alone. Modes are a stack, on which the forward may put its own.
 
+    # This happens around each block, so that torch's own calls, which are cheap, take the place of `with`.
+
     def resume(self) -> None:
-        if self not in _get_current_function_mode_stack():
-            self.__enter__()
+        if not self._on:
+            torch._C._push_on_torch_function_stack(self)
+            self._on = True
 
     def pause(self) -> None:
-        held = _get_current_function_mode_stack()
-        if held and held[-1] is self:
-            self.__exit__(None, None, None)
+        if self._on:
+            height = torch._C._len_torch_function_stack()
+            if height and torch._C._get_function_stack_at(height - 1) is self:
+                torch._C._pop_torch_function_stack()
+                self._on = False
+            else:
+                self._on = self in _get_current_function_mode_stack()
 
 
 @contextmanager
