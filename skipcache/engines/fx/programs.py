@@ -126,7 +126,7 @@ class Programs:
             return output, None
         D = tuple(tensors_in(seen[cut.D_path][0]))
         given = arguments_of(*seen[""][0])
-        H = tuple(given.get(key) for key in cut.inlets) if cut.inlets else tuple(tensors_in(seen[cut.H_path][0]))
+        H: Any = tuple(given.get(key) for key in cut.inlets) if cut.inlets else tuple(tensors_in(seen[cut.H_path][0]))
         if not (_look_alike(D, cut.D) and (cut.H is None or _look_alike(H, cut.H))):
             return output, None
         canonical = self.layout.canonical

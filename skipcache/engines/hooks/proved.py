@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import replace
+from typing import Any
 
 from skipcache.engines import Recent
 from skipcache.engines.hooks.wiring import Wiring
@@ -80,6 +81,7 @@ class Proved:
 
 def _signature(call: Call) -> Hashable:
     """The call's signature without the identities of objects."""
-    structure, values, ambient = call.signature  # type: ignore[misc]
+    signature: Any = call.signature
+    structure, values, ambient = signature
     kinds = [kind for _, _, leaves in structure[2] for kind in leaves if isinstance(kind, str)]
     return structure, tuple(value for value, kind in zip(values, kinds) if kind in _PLAIN), ambient

@@ -13,7 +13,8 @@ from skipcache.engines.hooks.wiring import Outlet, Wiring, outlines_of
 from skipcache.predictors import Prediction
 
 if TYPE_CHECKING:
-    from skipcache.engines.hooks.engine import BlockForward, HookEngine
+    from skipcache.engines.hooks.engine import HookEngine
+    from skipcache.engines.hooks.overrides import BlockForward
 
 
 class Unwired(RuntimeError):

@@ -22,7 +22,8 @@ from skipcache.engines.hooks.runs import Run, Unwired
 from skipcache.engines.hooks.wiring import Wiring, outlines_of
 
 if TYPE_CHECKING:
-    from skipcache.engines.hooks.engine import BlockForward, HookEngine
+    from skipcache.engines.hooks.engine import HookEngine
+    from skipcache.engines.hooks.overrides import BlockForward
 
 # These look at a tensor's outline and not at its values.
 _ASKED = frozenset(
@@ -137,6 +138,7 @@ class Watched:
         self.deep, self.paths = engine.deep, engine.stack.blocks
         self.watch = Watch()
         self.called: list[int] = []
+        self.ran = 0
         self.trouble: str | None = None
 
     def block(self, block: BlockForward, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -151,6 +153,7 @@ class Watched:
         else:
             watch.check((args, kwargs), self.paths[index])
         output = self.run.block(block, args, kwargs)
+        self.ran = self.run.ran
         skipped = self.run.ran == ran
         if skipped or index in self.deep:
             output = self._followed(output, index, None if skipped else arguments_of(args, kwargs))
