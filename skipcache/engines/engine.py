@@ -34,6 +34,7 @@ class StepResult:
         full: all blocks ran, whatever was asked for.
         features: of a full step that cached steps may follow, else None.
         engine: the name of the one that left the features.
+        reason: why a full step left no features, or why one ran in the place of a cached step, if the engine knows.
     """
 
     output: Any
@@ -41,6 +42,7 @@ class StepResult:
     full: bool = True
     features: Features | None = None
     engine: str = ""
+    reason: str | None = None
 
 
 def beside(H: Streams | None, D: Sequence[Any]) -> Streams | None:

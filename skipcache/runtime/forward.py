@@ -26,6 +26,7 @@ from skipcache.stack import argument_names
 from skipcache.trajectory import Call, CallReader, NamedLanes, Repeat, Runs, Visit, blank_call
 
 MAX_OUTLINES = 16
+LOST_BEFORE_WARNING = 3  # steps that the policy would have cached
 
 
 def make_engines(model: nn.Module, settings: Settings) -> list[Engine]:
@@ -96,6 +97,7 @@ class CachedForward(Override):
         self._costs = Costs(self.module)
         self.runner = StepRunner(self.module, self.engines, self.settings.predictor, self._refused, self._say)
         self._warned = False
+        self._lost = 0
 
     # a call
 
@@ -185,6 +187,11 @@ class CachedForward(Override):
             self.counters.because(COMPILED)
             warnings.warn(f"skipcache caches nothing: {COMPILED}", UserWarning, stacklevel=2)
 
+    def _lose(self, reason: str) -> None:
+        """A step that the policy would have cached ran in full. One may be a change of engines; three are not."""
+        self._lost += 1
+        (self._say if self._lost >= LOST_BEFORE_WARNING else self.counters.because)(reason)
+
     # counting
 
     def _count(self, call: Call, visit: Visit, result: StepResult) -> None:
@@ -193,6 +200,8 @@ class CachedForward(Override):
             note = note_of(self.settings.policy, visit.at.view)
             if note is not None:
                 self.counters.because(note)
+        if result.full and not visit.full and result.reason is not None:
+            self._lose(result.reason)
         depth = len(self.settings.stack.blocks)
         self.counters.count(visit, call.signature, result.full, result.blocks_run, depth)
         if result.engine:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from skipcache.blocks import Outside, is_bound_to, own_forward, quietly
 from skipcache.engines import Features, Recent, StepResult, lost_effects, same_output
+from skipcache.engines.fx.assumptions import PLAIN
 from skipcache.engines.fx.decorators import innermost, rewrapped
 from skipcache.engines.fx.errors import Stale, Untraceable
 from skipcache.engines.fx.programs import Graphs, Options, Programs
@@ -28,6 +29,8 @@ from skipcache.trajectory import WRITES, Call, versions
 
 MAX_PROGRAMS = 16
 MAX_FRUITLESS = 8  # signatures traced in a row that no later call had
+MAX_TRACES = 2  # of one signature, without a cached step between them
+CHANGING = "what the forward's Python reads changes from step to step, and a graph would take it for constant"
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class FxEngine:
     def forget(self) -> None:
         """Drop all programs."""
         self._programs: Recent[Programs | Refused] = Recent(MAX_PROGRAMS)
+        self._traces: Recent[int] = Recent(4 * MAX_PROGRAMS)
         self._fruitless = 0
 
     def attach(self) -> None:
@@ -78,7 +82,7 @@ class FxEngine:
 
     def refusal(self, call: Call) -> str | None:
         found = self._programs.get(call.signature)
-        return found.reason if isinstance(found, Refused) else None
+        return found.reason if isinstance(found, Refused) else _unfit_argument(call)
 
     def serves(self, call: Call) -> bool:
         """There are programs for calls like this one, and the model is still the one that they were made of."""
@@ -120,6 +124,7 @@ class FxEngine:
                 return self._first(call)
             try:
                 output, blocks = programs.cached(call.args, call.kwargs, prediction)
+                self._traces.put(call.signature, 0)
                 return StepResult(output, blocks, full=False)
             except Stale:
                 return self._first(call)
@@ -141,9 +146,7 @@ class FxEngine:
 
     def _serving(self, call: Call) -> Programs | None:
         found = self._programs.get(call.signature)
-        if not isinstance(found, Programs) or not found.guard.holds() or found.outside.changed():
-            return None
-        return found
+        return found if isinstance(found, Programs) and found.guard.holds() else None
 
     def _plain(self, forward: Callable[..., Any], call: Call) -> StepResult:
         return StepResult(call.run(forward), len(self.stack.blocks))
@@ -161,19 +164,31 @@ class FxEngine:
         return replace(results[-1], output=output)
 
     def _full(self, call: Call) -> StepResult:
+        """The model's own forward, so that its Python is right whatever it does; compiled, the graph of it."""
         programs = self._serving(call)
         if programs is not None:
             self._fruitless = 0
             try:
-                output, features = programs.full(call.args, call.kwargs)
-                return StepResult(output, programs.full_program.blocks, features=features)
+                return self._known(programs, call)
             except Stale:
                 pass
         return self._first(call)
 
+    def _known(self, programs: Programs, call: Call) -> StepResult:
+        features: Features | None
+        if self.compile is False:
+            function = innermost(own_forward(self.model))
+            output, features = programs.full_as_it_is(function, *call.arguments())
+        else:
+            output, features = programs.full(call.args, call.kwargs)
+        return StepResult(
+            output, programs.full_program.blocks, features=features, reason=None if features else CHANGING
+        )
+
     def _first(self, call: Call) -> StepResult:
         """The first step of a signature: it runs as usual, and is recorded, traced, cut and proved."""
         function = innermost(own_forward(self.model))
+        self._traces.put(call.signature, 1 + (self._traces.get(call.signature) or 0))
         before, outside = versions(call), Outside(self.model.modules())
         recording = record(function, self.model, self.stack.blocks, self.deep, *call.arguments())
         blocks = sum(len(recording.returned.get(path, ())) for path in self.stack.blocks)
@@ -200,13 +215,18 @@ class FxEngine:
             return "the model's forward was replaced on the instance"
         if not isinstance(call.timestep, Tensor):
             return "the timestep is a Python number, which a graph would take for a constant"
-        found = self._programs.get(call.signature)
-        moved = found.outside.changed() if isinstance(found, Programs) else []
-        if moved:
-            return f"{', '.join(moved[:3])}, outside of the model, differs between calls, and a graph holds it constant"
-        if found is None and self._fruitless >= MAX_FRUITLESS:
+        if self._programs.get(call.signature) is None and self._fruitless >= MAX_FRUITLESS:
             return "the arguments differ in more than their tensors on every call"
+        if (self._traces.get(call.signature) or 0) >= MAX_TRACES and self._serving(call) is None:
+            return CHANGING
         return None
+
+
+def _unfit_argument(call: Call) -> str | None:
+    """What is in an object, or in a NumPy array, shows in no signature."""
+    odd = (x for x in call.conditioning if not (x is None or isinstance(x, PLAIN)))
+    kind = next((type(x).__name__ for x in odd if not isinstance(x, Tensor)), None)
+    return kind and f"an argument is of type {kind}, and a graph would take what is in it for constant"
 
 
 def _proved(made: Programs, call: Call, output: Any, outside: Outside) -> Features:

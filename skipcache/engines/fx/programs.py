@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from skipcache.blocks import Outline, Outside, Streams
+from skipcache.blocks import Outline, Outside, Streams, arguments_of
 from skipcache.engines import Features
 from skipcache.engines.fx.assumptions import Guard
-from skipcache.engines.fx.cut import WEIGHT, Canonical, Cut, cut_graph, finish
+from skipcache.engines.fx.cut import WEIGHT, Canonical, Cut, Points, cut_graph, finish
 from skipcache.engines.fx.errors import Untraceable
-from skipcache.engines.fx.recording import Recording
+from skipcache.engines.fx.nesting import tensors_in
+from skipcache.engines.fx.recording import Recording, follow
 from skipcache.engines.fx.trace import Trace, trace
 from skipcache.predictors import Prediction
 from skipcache.stack import Stack
@@ -66,17 +67,13 @@ class Program:
 
 @dataclass
 class Programs:
-    """What serves one signature: the full step's program, and a cached step's for each kind of prediction.
-
-    `outside` is what the glue may read beside the model, as it was when it was traced.
-    """
+    """What serves one signature: the full step's program, and a cached step's for each kind of prediction."""
 
     layout: Canonical
     trace: Trace
     cut: Cut
     nesting: Any
     guard: Guard
-    outside: Outside
     compile: Options
     full_program: Program
     cached_programs: dict[Any, Program] = field(default_factory=dict)
@@ -112,10 +109,10 @@ class Programs:
             cut = Cut.of(traced, model, stack, deep)
             layout = Canonical(model, stack, call.batch)
             nesting = finish(traced, cut, layout)
-        glue = Outside(traced.glue.values())
-        guard = Guard(traced.glue.values(), [model.get_submodule(c.path) for c in traced.calls])
+        leaves = [model.get_submodule(c.path) for c in traced.calls]
+        guard = Guard(traced.glue.values(), leaves, traced.reads)
         program = Program.of(traced.graph, traced.tracer.constants, stack, compile)
-        return cls(layout, traced, cut, nesting, guard, glue, compile, program)
+        return cls(layout, traced, cut, nesting, guard, compile, program)
 
     @property
     def graphs(self) -> Graphs:
@@ -126,6 +123,21 @@ class Programs:
         """The model's output, and (H, D)."""
         output, H, D = self._own(self.full_program(self.layout.model, *_tensors(args, kwargs), eager=eager))
         return pytree.tree_unflatten(list(output), self.nesting), Features(H, D)
+
+    def full_as_it_is(self, function: Any, args: Any, kwargs: Any) -> tuple[Any, Features | None]:
+        """The output of `function`, run with all of its Python, and (H, D); None where they were not seen once."""
+        cut, model, stack = self.cut, self.layout.model, self.layout.stack
+        leaving = {cut.D_path} if cut.inlets else {cut.H_path, cut.D_path}
+        output, seen = follow(function, model, stack.blocks, cut.H_path, leaving, args, kwargs)
+        if any(len(seen[path]) != 1 for path in ("", *leaving)):
+            return output, None
+        D = tuple(tensors_in(seen[cut.D_path][0]))
+        given = arguments_of(*seen[""][0])
+        H: Any = tuple(given.get(key) for key in cut.inlets) if cut.inlets else tuple(tensors_in(seen[cut.H_path][0]))
+        if not (_look_alike(D, cut.D) and (cut.H is None or _look_alike(H, cut.H))):
+            return output, None
+        canonical = self.layout.canonical
+        return output, Features(None if cut.H is None else canonical(cut.H_path, H), canonical(cut.D_path, D))
 
     def cached(self, args: Any, kwargs: Any, prediction: Prediction, eager: bool = False) -> tuple[Any, int]:
         """The model's output from head, tail and the predicted deep feature, and how many blocks ran for it."""
@@ -179,6 +191,10 @@ class Programs:
         if options.get("mode") not in REPLAYING:
             return outputs
         return pytree.tree_map_only(Tensor, torch.clone, outputs)
+
+
+def _look_alike(streams: Sequence[Any], points: Points) -> bool:
+    return [isinstance(x, Tensor) and Outline.of(x) for x in streams] == [Outline.of(x) for x, _ in points]
 
 
 def _tensors(args: Any, kwargs: Any) -> list[Tensor]:

@@ -13,33 +13,23 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
-from skipcache.blocks import CallOverride, Outside, Streams, quietly
+from skipcache.blocks import Streams
 from skipcache.branches import branches_of
-from skipcache.engines import Features, Recent, StepResult, beside, lost_effects, same_output
-from skipcache.engines.hooks.runs import CachedRun, FullRun, Run, Unwired, WiringObserver
+from skipcache.engines import Features, StepResult, beside
+from skipcache.engines.hooks.overrides import overrides, still_there
+from skipcache.engines.hooks.proved import UNSTEADY, Proved
+from skipcache.engines.hooks.runs import TAKEN_OFF, CachedRun, FullRun, Run, Unwired, WiringObserver
+from skipcache.engines.hooks.trials import Trials, given
+from skipcache.engines.hooks.watch import Watched, same_modes
 from skipcache.engines.hooks.wiring import Wiring
-from skipcache.predictors import Hold, Prediction
+from skipcache.predictors import Prediction
 from skipcache.stack import Plan, Stack, deep_blocks
 from skipcache.trajectory import WRITES, Call, versions
 
-MAX_SIGNATURES = 16
 LOST = "the model has lost blocks since; call skipcache.restore, and accelerate it anew"
-UNPROVED = "a cached step that was given D itself did not give the full step's output"
-
-
-class BlockCall(CallOverride):
-    """Stands in for the call of one block."""
-
-    def __init__(self, engine: HookEngine, index: int, block: nn.Module) -> None:
-        super().__init__(block)
-        self.engine, self.index = engine, index
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        run = None if torch.compiler.is_compiling() else self.engine.run
-        return self.plain(*args, **kwargs) if run is None else run.block(self, args, kwargs)
+READ = "the forward reads what a deep block returns, by {}; a cached step has no such value"
 
 
 class HookEngine:
@@ -55,7 +45,7 @@ class HookEngine:
         self.deep = deep_blocks(stack, plan)
         joined = stack.native_skips or branches_of(model) is not None  # branches carry the head's outputs to the tail
         self.idle_head = idle_head and self.deep.start > 0 and not joined
-        self.blocks = self._overrides()
+        self.blocks = overrides(self)
         self.attached = self.closed = False
         self.forget()
 
@@ -68,7 +58,7 @@ class HookEngine:
         self.forget()
 
     def forget(self) -> None:
-        self._wirings: Recent[Wiring] = Recent(MAX_SIGNATURES)
+        self._proved = Proved()
         self._local = threading.local()
         self._lock = threading.Lock()
 
@@ -92,54 +82,86 @@ class HookEngine:
         self.detach()
 
     def refusal(self, call: Call) -> str | None:
-        wiring = self._wirings.get(call.signature)
+        wiring = self._proved.get(call)
         return LOST if not self.blocks else wiring.refusal if wiring is not None else None
 
     def serves(self, call: Call) -> bool:
         self._follow()
-        wiring = self._wirings.get(call.signature)
+        wiring = self._proved.get(call)
         return wiring is not None and not wiring.refusal
 
     def can_cache(self, call: Call, prediction: Prediction) -> bool:
-        return self.serves(call)
+        """Features of another shape are left where the forward has changed its inner batch since."""
+        self._follow()
+        wiring = self._proved.get(call)
+        return wiring is not None and not wiring.refusal and wiring.suits(prediction.kept)
 
     def full(self, forward: Callable[..., Any], call: Call) -> StepResult:
-        """The first one of a signature learns the wiring and proves it."""
+        """The first one of a signature learns the wiring and proves it; all others are compared with it."""
         self._follow()
-        wiring = self._wirings.get(call.signature)
+        wiring = self._proved.get(call)
         if not (self.attached and self.blocks) or (wiring is not None and wiring.refusal):
-            return StepResult(call.run(forward), len(self.stack.blocks))
+            return self._plain(forward, call)
         if wiring is None:
-            return self._first(forward, call)
+            objection = self._proved.objection(call)
+            return self._plain(forward, call, objection) if objection else self._first(forward, call)
         run = FullRun(self, call.batch, wiring)
-        output = self._do(run, forward, call)
+        output, watched = self._watched(run, forward, call, wiring)
         features = Features(beside(run.H, run.D), run.D) if run.D else None
+        if watched.called and (watched.read or watched.trouble or features is None):
+            return StepResult(output, run.ran, reason=self._doubt(call, watched))
         return StepResult(output, run.ran, features=features)
 
     def cached(self, forward: Callable[..., Any], call: Call, prediction: Prediction) -> StepResult:
-        wiring = self._wirings.get(call.signature)
+        wiring = self._proved.get(call)
         if wiring is None:  # another thread has dropped it
             return self.full(forward, call)
         run = CachedRun(self, call.batch, wiring, prediction)
+        watched = Watched(run, self, wiring, caches=True)
         try:
-            output = self._do(run, forward, call)
+            output = self.do(watched, forward, call)
+            if watched.read:
+                raise Unwired(watched.read)
             if not self.attached:  # taken off on the way: blocks may have computed on what others handed through
-                raise Unwired
-        except Unwired:
-            return StepResult(call.run(forward), len(self.stack.blocks))
+                raise Unwired(TAKEN_OFF)
+        except Unwired as trouble:
+            watched.trouble = watched.trouble or str(trouble)
+            return self._plain(forward, call, self._doubt(call, watched))
+        self._proved.pays(call)
         prediction.saw(run.H)
         return StepResult(output, run.ran, full=False)
 
+    def _plain(self, forward: Callable[..., Any], call: Call, reason: str | None = None) -> StepResult:
+        return StepResult(call.run(forward), len(self.stack.blocks), reason=reason)
+
+    def _doubt(self, call: Call, watched: Watched) -> str:
+        """What was proved does not hold on this step: it is refused for good, or proved anew on the next full step.
+
+        A call without a state is no step: FLOPs are counted by it, on values of no sample.
+        """
+        if watched.read:
+            refusal = READ.format(watched.read)
+            if call.state is not None:
+                self._proved.put(call, Wiring(refusal=refusal))
+            return refusal
+        if call.state is not None:
+            self._proved.drop(call)
+        return watched.trouble or UNSTEADY
+
     def rehearsal(self, copy: nn.Module, call: Call) -> Iterator[Callable[[], Any]]:
         """The copy shows its own wiring; what only values prove is known of the model."""
-        twin, known = HookEngine(copy, self.stack, self.plan), self._wirings.get(call.signature)
+        twin, known = HookEngine(copy, self.stack, self.plan), self._proved.get(call)
         twin.attach()
+
+        def done(run: Run) -> Any:
+            with twin.doing(run):
+                return call.run(copy.forward)
+
         seen = WiringObserver(twin, call.batch)
-        yield lambda: twin._do(seen, copy.forward, call)
+        yield lambda: done(seen)
         wiring = replace(seen.wiring(), idle_head=known is not None and known.idle_head)
-        if wiring.refusal:
-            return
-        yield lambda: twin._do(twin._given(seen.D, call, wiring), copy.forward, call)
+        if not wiring.refusal:
+            yield lambda: done(given(twin, seen.D, call, wiring))
 
     # what a block does
 
@@ -155,6 +177,12 @@ class HookEngine:
             yield
         finally:
             self._local.run = before
+
+    def do(self, run: Watched, forward: Callable[..., Any], call: Call) -> Any:
+        with same_modes(), self.doing(run):
+            output = call.run(forward)
+            run.finish(output)
+        return output
 
     def keep(self, index: int, streams: Streams, batch: int, copy: bool = False) -> Streams:
         """What the block at `index` handed out, in the canonical layout; by reference where that is safe."""
@@ -173,75 +201,38 @@ class HookEngine:
     def _first(self, forward: Callable[..., Any], call: Call) -> StepResult:
         """A full step that learns the wiring, and proves it: a cached step that is given D must come out the same.
 
-        Models that write to their features in place are found out here, by the tensors' versions or by the proof, and
-        run once more on copies.
+        Models that write to their features in place are found out by the tensors' versions or by the proof.
         """
-        run, before, outside = WiringObserver(self, call.batch), versions(call), Outside(self.model.modules())
-        output = self._do(run, forward, call)
-        seen = run.wiring() if versions(call) == before else Wiring(refusal=WRITES)
+        self._proved.tries(call)
+        run, before, trials = WiringObserver(self, call.batch), versions(call), Trials(self, forward, call)
+        output, watched = self._watched(run, forward, call)
+        if not watched.called:
+            return StepResult(output, run.ran)
+        wiring = self._seen(run, watched.read, versions(call) == before)
         features = Features(beside(run.H, run.D), run.D)
-        for wiring in (seen, replace(seen, copies=True)):
-            if wiring.copies and not wiring.refusal:
-                features = self._on_copies(forward, call, wiring, outside)
-            flaw = wiring.refusal or self._flaw(forward, call, output, features, wiring, outside)
-            if flaw is None or wiring.refusal:
-                break
-        if flaw is not None:
-            wiring = Wiring(refusal=flaw)
-        if self.idle_head and not wiring.refusal:
-            idle = replace(wiring, idle_head=True)
-            flaw = self._flaw(forward, call, output, features, idle, outside)
-            wiring = idle if flaw is None else wiring
-        self._wirings.put(call.signature, wiring)
+        if not wiring.refusal:
+            wiring, features = trials.prove(output, features, wiring)
+        self._proved.put(call, wiring)
         return StepResult(output, run.ran, features=None if wiring.refusal else features)
 
-    def _do(self, run: Run, forward: Callable[..., Any], call: Call) -> Any:
-        with self.doing(run):
-            return call.run(forward)
+    def _seen(self, run: WiringObserver, read: str | None, unwritten: bool) -> Wiring:
+        wiring = run.wiring() if unwritten else Wiring(refusal=WRITES)
+        return Wiring(refusal=READ.format(read)) if read and not wiring.refusal else wiring
 
-    def _on_copies(self, forward: Callable[..., Any], call: Call, wiring: Wiring, outside: Outside) -> Features:
-        run = FullRun(self, call.batch, wiring)
-        with quietly(call.sample.device, self.model):
-            outside.put_back()
-            self._do(run, forward, call)
-        return Features(beside(run.H, run.D), run.D)
-
-    def _flaw(
-        self,
-        forward: Callable[..., Any],
-        call: Call,
-        output: Any,
-        features: Features,
-        wiring: Wiring,
-        outside: Outside,
-    ) -> str | None:
-        """What a cached step does differently, from the state that was `outside` before the full step."""
-        with quietly(call.sample.device, self.model) as after:
-            outside.put_back()
-            try:
-                again = self._do(self._given(features.D, call, wiring), forward, call)
-            except Unwired:
-                return UNPROVED
-            return lost_effects(after) or (None if same_output(output, again) else UNPROVED)
-
-    def _given(self, D: Streams, call: Call, wiring: Wiring) -> CachedRun:
-        """A cached step that is given D itself."""
-        return CachedRun(self, call.batch, wiring, Prediction(Hold(), [D], (), residual=False))
+    def _watched(
+        self, run: Run, forward: Callable[..., Any], call: Call, known: Wiring | None = None
+    ) -> tuple[Any, Watched]:
+        watched = Watched(run, self, known)
+        return self.do(watched, forward, call), watched
 
     # blocks that are replaced
-
-    def _overrides(self) -> list[BlockCall]:
-        return [BlockCall(self, i, self.model.get_submodule(path)) for i, path in enumerate(self.stack.blocks)]
 
     def _follow(self) -> None:
         """Blocks that were replaced since get overrides of their own, and what the old ones showed is forgotten.
 
         Overrides that a copy of the model or a `compile()` of a block has dropped are put on again.
         """
-        places = [path.rpartition(".")[::2] for path in self.stack.blocks]
-        held = {parent: self.model.get_submodule(parent)._modules for parent in {parent for parent, _ in places}}
-        now = (held[parent].get(name) if name else self.model for parent, name in places)
-        if not all(module is block.module for block, module in zip(self.blocks, now)):
+        if not still_there(self.model, self.stack.blocks, self.blocks):
             self._replace()
         if self.attached:
             self.attach()
@@ -250,8 +241,8 @@ class HookEngine:
         with self._lock:
             for block in self.blocks:
                 block.take_off()
-            self._wirings = Recent(MAX_SIGNATURES)
+            self._proved = Proved()
             try:
-                self.blocks = self._overrides()
+                self.blocks = overrides(self)
             except AttributeError:
                 self.blocks = []

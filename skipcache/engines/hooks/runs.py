@@ -10,15 +10,18 @@ from torch import Tensor
 
 from skipcache.blocks import Outline, Streams, alike, arguments_of, handed_in, rebuild, take_apart, version
 from skipcache.engines import beside
-from skipcache.engines.hooks.wiring import Outlet, Wiring
+from skipcache.engines.hooks.wiring import Outlet, Wiring, outlines_of
 from skipcache.predictors import Prediction
 
 if TYPE_CHECKING:
-    from skipcache.engines.hooks.engine import BlockCall, HookEngine
+    from skipcache.engines.hooks.engine import HookEngine
+    from skipcache.engines.hooks.overrides import BlockCall
+
+TAKEN_OFF = "the model is being restored on another thread"
 
 
 class Unwired(RuntimeError):
-    """A block was called that the full step of this signature did not call, or the overrides are being taken off."""
+    """What the forward does inside differs from the full step that was proved. The message says how."""
 
 
 class Run(Protocol):
@@ -66,6 +69,7 @@ class WiringObserver:
         self._inlets: dict[type, tuple[Hashable, ...]] = {}
         self._handed: tuple[type, Streams] = (type(None), ())
         self._entry: dict[Hashable, Any] = {}
+        self._first: dict[Hashable, Outline] = {}
         self._versions: dict[str, list[tuple[Tensor, int]]] = {}
 
     def block(self, block: BlockCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -75,6 +79,7 @@ class WiringObserver:
         if index in deep and not any(i in deep for i in self._called):
             self._entry = {key: x for key, x in arguments.items() if isinstance(x, Tensor)}
             self._watch("entry", tuple(self._entry.values()))
+        self._first = self._first if self._called else outlines_of(arguments)
         self._called.append(index)
         output = block.plain(*args, **kwargs)
         self.ran += 1
@@ -120,7 +125,9 @@ class WiringObserver:
                 refusal=f"{self.engine.stack.blocks[deep[-1]]} returns neither a tensor nor a tuple of tensors"
             )
         copies = any(version(x) != seen for watched in self._versions.values() for x, seen in watched)
-        wiring = Wiring(max(head, default=-1), deep[0], deep[-1], self._shape, self._wired(), copies)
+        shapes = tuple(tuple(x.shape) for x in self.D)
+        ends = max(head, default=-1), deep[0], deep[-1]
+        wiring = Wiring(*ends, self._shape, self._wired(), self._first, shapes, copies)
         if not self.engine.deep.start:
             self.H = self.engine.entering(deep[0], wiring, self._entry, self.batch)
         return wiring
@@ -140,8 +147,10 @@ class CachedRun:
 
     def block(self, block: BlockCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         index, stack, wiring = block.index, self.engine.stack, self.wiring
-        if index not in wiring.outlets or not self.engine.attached:
-            raise Unwired(stack.blocks[index])
+        if not self.engine.attached:
+            raise Unwired(TAKEN_OFF)
+        if index not in wiring.outlets:
+            raise Unwired(f"{stack.blocks[index]} was called, which the step that was proved left out")
         if index in self._idle:
             return wiring.outlets[index].hand_through(arguments_of(args, kwargs))
         if index not in self.engine.deep:

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from skipcache.blocks.attributes import CALL
-from skipcache.engines.hooks.engine import LOST, MAX_SIGNATURES, UNPROVED, HookEngine
+from skipcache.engines.hooks.engine import LOST, READ, HookEngine
+from skipcache.engines.hooks.proved import MAX_SIGNATURES
 from skipcache.predictors import Hold, Prediction
 from skipcache.stack import Stack, make_plan
 from skipcache.trajectory import WRITES, CallReader
@@ -69,7 +70,9 @@ class WritesToItsSample(Tiny):
         return h
 
 
-@pytest.mark.parametrize(("kind", "reason"), [(HandsOutItsFeatures, UNPROVED), (WritesToItsSample, WRITES)])
+@pytest.mark.parametrize(
+    ("kind", "reason"), [(HandsOutItsFeatures, READ.format("the caller")), (WritesToItsSample, WRITES)]
+)
 def test_what_a_cached_step_could_not_give_is_refused_for_good(kind, reason):
     model, engine = made(kind, depth=6)
     engine.attach()
@@ -105,8 +108,8 @@ def test_signatures_are_learned_one_by_one_and_the_oldest_is_forgotten():
     calls = [call_of(model, side) for side in range(2, MAX_SIGNATURES + 3)]
     for call in calls:
         assert not engine.serves(call)
-        full(engine, call)
-        assert engine.serves(call)
+        features = full(engine, call).features
+        assert engine.serves(call) and not cached(engine, call, features.D).full
     assert not engine.serves(calls[0]) and engine.serves(calls[-1])
 
 
