@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from skipcache.blocks import override_of
+from skipcache.blocks import MARK, override_of
 from skipcache.calibration import Calibration
 from skipcache.engines.fx import Graphs
 from skipcache.policies import Policy
 from skipcache.predictors import Predictor
 from skipcache.runtime import CachedForward, Report, Request, Settings
-from skipcache.stack import Keep, Stack, find_denoisers
+from skipcache.stack import Keep, Stack, find_denoisers, modules_in
 
 T = TypeVar("T")
 
@@ -86,7 +86,9 @@ def accelerate(
 
 
 def restore(target: T) -> T:
-    """Undo `accelerate`, to the last attribute. Returns `target`.
+    """Undo `accelerate`, to the last attribute, whatever was wrapped around the model since. Returns `target`.
+
+    Calls that come later run plain, also those through a wrapper that still holds something of skipcache's.
 
     Raises ValueError where `target` is not accelerated.
 
@@ -143,6 +145,8 @@ def graphs(target: Any) -> Any:
 def accelerated(target: T, interval: int | None = None, **settings: Any) -> Iterator[T]:
     """`accelerate` for the length of a `with` block; `restore` at its end, whatever happened in it.
 
+    A model that was accelerated before, with equal settings, stays so.
+
     Args:
         target, interval, settings: those of `accelerate`.
 
@@ -150,11 +154,14 @@ def accelerated(target: T, interval: int | None = None, **settings: Any) -> Iter
         with skipcache.accelerated(pipe, speedup=2):
             image = pipe(prompt).images[0]
     """
+    before = _forwards(target)
     yielded = accelerate(target, interval, **settings)
+    ours = [forward for name, forward in _forwards(target).items() if before.get(name) is not forward]
     try:
         yield yielded
     finally:
-        restore(target)
+        for forward in ours:
+            forward.take_off()
 
 
 def _calibrated(request: Request, calibration: Calibration) -> Request:
@@ -192,8 +199,16 @@ def _forward(model: Any, settings: Settings, name: str) -> CachedForward:
 
 
 def _accelerated(target: Any) -> dict[str, CachedForward]:
-    found = {name: override_of(model, CachedForward) for name, model in find_denoisers(target, named=True).items()}
-    forwards = {name: forward for name, forward in found.items() if forward is not None}
+    forwards = _forwards(target)
     if not forwards:
         raise ValueError(f"{type(target).__name__} is not accelerated; call skipcache.accelerate first")
     return forwards
+
+
+def _forwards(target: Any) -> dict[str, CachedForward]:
+    """Those of the accelerated models in `target`, by component, under whatever wrappers."""
+    found = {
+        name: next((inner.__dict__[MARK] for inner in module.modules() if MARK in inner.__dict__), None)
+        for name, module in modules_in(target).items()
+    }
+    return {name: forward for name, forward in found.items() if forward is not None}

@@ -1,24 +1,43 @@
-from skipcache.blocks.attributes import HOOKS, REGISTRIES, WRAPPERS
+from skipcache.blocks.attributes import HOOKS, MARK, REGISTRIES, WRAPPERS
 from skipcache.blocks.outline import Outline, equal_values, on_host, outline_of, version
-from skipcache.blocks.override import Override, check_plain, is_bound_to, override_of, own_forward
+from skipcache.blocks.outside import Outside
+from skipcache.blocks.override import (
+    CallOverride,
+    Override,
+    check_plain,
+    hidden_behind,
+    inner_forward,
+    is_bound_to,
+    override_of,
+    own_forward,
+)
 from skipcache.blocks.snapshot import Snapshot, quietly
 from skipcache.blocks.state import ModelState
 from skipcache.blocks.streams import Streams, alike, arguments_of, handed_in, rebuild, take_apart, tensors_of
+from skipcache.blocks.weightless import META, Unlike, Weightless, weightless
 
 __all__ = [
     "HOOKS",
+    "MARK",
+    "META",
     "REGISTRIES",
     "WRAPPERS",
+    "CallOverride",
     "ModelState",
     "Outline",
+    "Outside",
     "Override",
     "Snapshot",
     "Streams",
+    "Unlike",
+    "Weightless",
     "alike",
     "arguments_of",
     "check_plain",
     "equal_values",
     "handed_in",
+    "hidden_behind",
+    "inner_forward",
     "is_bound_to",
     "on_host",
     "outline_of",
@@ -29,4 +48,5 @@ __all__ = [
     "take_apart",
     "tensors_of",
     "version",
+    "weightless",
 ]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
-# Where offloading and caching libraries hang what they wrap around a module.
-WRAPPERS = frozenset({"forward", "_old_forward", "_hf_hook", "_diffusers_hook", "cache_context"})
+CALL = "_compiled_call_impl"  # what `nn.Module.__call__` runs instead of the module's own call, where it is set
+MARK = "_skipcache"  # an accelerated model has its override here too, where no wrapper hides it
+
+# Where offloading, compiling and caching libraries, and we ourselves, hang what they wrap around a module.
+WRAPPERS = frozenset({"forward", "_old_forward", "_hf_hook", "_diffusers_hook", "cache_context", CALL, MARK})
 HOOKS = frozenset({"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"})
 REGISTRIES = frozenset({"_modules", "_parameters", "_buffers"})
 TORCH = frozenset(vars(nn.Module()))  # all that every module has

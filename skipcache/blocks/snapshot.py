@@ -12,14 +12,15 @@ import torch
 from torch import nn
 
 from skipcache.blocks.attributes import TORCH, WRAPPERS
+from skipcache.blocks.outside import Outside
 
 
 @contextmanager
-def quietly(device: torch.device, model: nn.Module) -> Iterator[None]:
-    """A trial run: it takes no random numbers from the run it is part of, and what it writes on `model` is put back."""
+def quietly(device: torch.device, model: nn.Module) -> Iterator[Snapshot]:
+    """A trial run: it takes no random numbers from the run it is part of, and what it writes is put back."""
     before = Snapshot(device, model)
     try:
-        yield
+        yield before
     finally:
         before.put_back()
 
@@ -29,12 +30,13 @@ _CONTAINERS = (list, set, dict)
 
 
 class Snapshot:
-    """What a run of `model` may leave behind, as it is now: the generators, all attributes, the values of buffers."""
+    """What a run of `model` may leave behind, as it is now: generators, attributes, buffers, what lies `outside`."""
 
     def __init__(self, device: torch.device, model: nn.Module) -> None:
         self._device = None if device.type in ("cpu", "meta") else device
         self._on_device = torch.get_device_module(device).get_rng_state(device) if self._device else None
         self._generators = torch.get_rng_state(), random.getstate(), numpy.random.get_state()
+        self.outside = Outside(model.modules())
         self._attributes, self._buffers = [], []
         for module in model.modules():
             own = {name: value for name, value in module.__dict__.items() if name not in _NOT_OWN}
@@ -44,6 +46,7 @@ class Snapshot:
                     self._buffers.append((x, x._version, x.detach().clone()))
 
     def put_back(self) -> None:
+        self.outside.put_back()
         for held, own, copies in self._attributes:
             for name in held.keys() - own.keys() - _NOT_OWN:
                 del held[name]

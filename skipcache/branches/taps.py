@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from skipcache.blocks import Override, Streams, alike, arguments_of, handed_in, take_apart
+from skipcache.blocks import Override, Streams, alike, arguments_of, equal_values, handed_in, take_apart
 from skipcache.stack import Stack
 
 SKIPS = "skipcache_skips"  # the argument by which a graph hands over: {the block's argument: what is fused into it}
@@ -47,6 +47,8 @@ class Channel:
 class Tap(Override):
     """Stands in for the `forward` of a block whose output is carried on, or only shows the next one's inlets."""
 
+    of_model = True
+
     def __init__(self, module: nn.Module, channel: Channel, path: str, carries: bool) -> None:
         super().__init__(module)
         self.channel, self.path, self.carries = channel, path, carries
@@ -68,6 +70,8 @@ class Fuse(Override):
     `branch` is where in `branches` the modules are that fuse, one for each stream. `before` is the block that runs
     before this one: its streams show by which arguments this one takes them.
     """
+
+    of_model = True
 
     def __init__(
         self,
@@ -125,7 +129,7 @@ class Fuse(Override):
         skips = before if self.before == self.source else channel.returned.pop(self.source, None)
         kept = channel.copied.pop(self.source, None)
         if skips and kept and self.source not in channel.copies:
-            channel.copies[self.source] = not all(map(torch.equal, skips, kept))
+            channel.copies[self.source] = not all(map(equal_values, skips, kept))
         carried = {self.before: before, self.source: kept if channel.copies.get(self.source) else skips}
         return self.wire(arguments, {path: streams for path, streams in carried.items() if streams})
 

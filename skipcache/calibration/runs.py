@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from skipcache.blocks import quietly
 from skipcache.calibration.errors import Measure
 from skipcache.calibration.runner import attached
 from skipcache.calibration.step_maps import StepMaps
@@ -17,8 +16,8 @@ from skipcache.calibration.watcher import PREDICTOR, watch
 from skipcache.engines.hooks import HookEngine
 from skipcache.policies import Placed
 from skipcache.predictors import Damped, Forecast
-from skipcache.runtime import Corrections, count_flops
-from skipcache.trajectory import Call, zero_call
+from skipcache.runtime import Corrections, Costs, Uncounted
+from skipcache.trajectory import Call
 
 LEARNING = 4  # the interval of the run on which the sampler is learned
 
@@ -27,7 +26,7 @@ Longest = Callable[[list["Cost"], int | None], int]
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs of a full and of a cached call."""
+    """FLOPs of a full and of a cached call; or the units that they run."""
 
     full: int
     cached: int
@@ -103,12 +102,11 @@ class Runs:
         return self._maps
 
     def _cost(self, engine: HookEngine, blank: Call) -> Cost:
-        """Counted within the uncached run, which it leaves as it was."""
-        plain, zeros = self.uncached.plain, zero_call(blank)
-        with attached(engine):
-            with quietly(zeros.sample.device, self.model):
-                engine.full(plain, zeros)
-            return Cost(*count_flops(lambda call, step: step(call), engine, plain, blank, PREDICTOR))
+        """In blocks where FLOPs cannot be counted."""
+        try:
+            return Cost(*Costs(self.model).of(engine, blank))
+        except Uncounted:
+            return Cost(engine.plan.depth, engine.plan.head + engine.plan.tail)
 
 
 def _what(engine: HookEngine, doing: str) -> str:

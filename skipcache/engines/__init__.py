@@ -1,5 +1,5 @@
-from skipcache.engines.engine import Engine, Features, StepResult
-from skipcache.engines.proof import same_output
+from skipcache.engines.engine import Engine, Features, StepResult, beside
+from skipcache.engines.proof import lost_effects, same_output
 from skipcache.engines.recent import Recent
 
-__all__ = ["Engine", "Features", "Recent", "StepResult", "same_output"]
+__all__ = ["Engine", "Features", "Recent", "StepResult", "beside", "lost_effects", "same_output"]

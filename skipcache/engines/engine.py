@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
+
+from torch import nn
 
 from skipcache.blocks import Streams
 from skipcache.predictors import Prediction
@@ -32,6 +34,7 @@ class StepResult:
         full: all blocks ran, whatever was asked for.
         features: of a full step that cached steps may follow, else None.
         engine: the name of the one that left the features.
+        reason: why a full step left no features, or why one ran in the place of a cached step, if the engine knows.
     """
 
     output: Any
@@ -39,6 +42,17 @@ class StepResult:
     full: bool = True
     features: Features | None = None
     engine: str = ""
+    reason: str | None = None
+
+
+def beside(H: Streams | None, D: Sequence[Any]) -> Streams | None:
+    """H on the devices of D: under a `device_map` they lie on two, and predictors compute with both.
+
+    `D` may be outlines.
+    """
+    if H is None or len(H) != len(D):
+        return H
+    return tuple(h if h.device == d.device else h.to(d.device) for h, d in zip(H, D))
 
 
 class Engine(Protocol):
@@ -52,6 +66,9 @@ class Engine(Protocol):
 
     def detach(self) -> None:
         """Take it off again."""
+
+    def close(self) -> None:
+        """Take it off for good: `attach` does nothing any more, though a step on another thread may still call it."""
 
     def forget(self) -> None:
         """Drop all that was learned of signatures."""
@@ -70,3 +87,9 @@ class Engine(Protocol):
 
     def cached(self, forward: Callable[..., Any], call: Call, prediction: Prediction) -> StepResult:
         """A cached step, after `can_cache`; a full one where that turns out wrong on the way."""
+
+    def rehearsal(self, copy: nn.Module, call: Call) -> Iterator[Callable[[], Any]]:
+        """Functions that run a full step, then a cached one, of `call` on `copy`, a copy of the model without weights.
+
+        Each is run before the next is asked for. No cached one where the copy shows that it cannot be.
+        """

@@ -32,6 +32,10 @@ class Recent(Generic[V]):
             while len(self._held) > self.most:
                 self._held.popitem(last=False)
 
+    def drop(self, key: Hashable) -> None:
+        with self._lock:
+            self._held.pop(key, None)
+
     def __len__(self) -> int:
         return len(self._held)
 

@@ -1,100 +1,130 @@
-"""FLOPs of a full and of a cached call, counted once, on blank arguments of the same shapes."""
+"""FLOPs of a full and of a cached call, counted once per signature on a copy of the model without weights."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
-from skipcache.blocks import quietly
-from skipcache.predictors import Predictor
-from skipcache.trajectory import Call, FeatureCache, zero_call
+from skipcache.blocks import META, Unlike, Weightless, quietly, weightless
+from skipcache.engines import Recent
+from skipcache.trajectory import Call, zero_call
 
-Step = Callable[[Call], Any]
+MAX_KNOWN = 16
+MAX_COUNTED = 4  # signatures that one report counts: those with the most calls
+ONE_AT_A_TIME = threading.Lock()  # the stance of torch.compile is the process's: overlapping counts would leave it on
+COLLECTIVES = ("c10d", "_c10d_functional", "c10d_functional")
+
+
+class Rehearsing(Protocol):
+    """An engine, as far as counting needs it."""
+
+    def rehearsal(self, copy: nn.Module, call: Call) -> Iterator[Callable[[], Any]]:
+        """A full and a cached step of a call on a copy of the model."""
+
+
+class Uncounted(RuntimeError):
+    """FLOPs of a call cannot be counted; says why."""
+
+
+class Costs:
+    """FLOPs of one model's full and cached calls by signature. Each is counted once, also where that fails."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._known: Recent[tuple[int, int] | Uncounted] = Recent(MAX_KNOWN)
+
+    def of(self, engine: Rehearsing | None, blank: Call) -> tuple[int, int]:
+        """Raises `Uncounted`."""
+        found = self._known.get(blank.signature)
+        if found is None:
+            found = _tried(self.model, engine, blank)
+            self._known.put(blank.signature, found)
+        if isinstance(found, Uncounted):
+            raise found
+        return found
+
+
+def _tried(model: nn.Module, engine: Rehearsing | None, blank: Call) -> tuple[int, int] | Uncounted:
+    try:
+        return count_flops(model, engine, blank)
+    except Unlike as error:
+        return Uncounted(str(error))
+    except Exception as error:  # a forward may do anything on tensors without values
+        said = str(error).strip().splitlines() or [""]
+        return Uncounted(f"on a copy without weights its forward raises {type(error).__name__}: {said[0][:120]}")
 
 
 def ideal_speedup(
     calls: Mapping[tuple[Hashable, bool], int], outlines: Iterable[Call], count: Callable[[Call], tuple[int, int]]
 ) -> float | None:
-    """FLOPs of as many full calls over the FLOPs of the calls made; None before the first, or where none was counted.
+    """FLOPs of as many full calls over the FLOPs of the calls made; None before the first.
 
-    `calls` are counted by signature and by whether they were full; `outlines` has one call of each signature.
+    `calls` are counted by signature and by whether they were full; `outlines` has one call of each signature. Of many
+    signatures those count that were called most. Raises what `count` raises.
     """
     if not any(full is False for _, full in calls):
         return 1.0 if calls else None
     plain = made = 0
-    for blank in outlines:
-        fulls, cacheds = (calls.get((blank.signature, kind), 0) for kind in (True, False))
-        try:
-            full, cached = count(blank)
-        except Exception:
-            # The model may have changed since, or run what the counter cannot follow (another library's kernel).
-            continue
+    made_of = lambda blank: [calls.get((blank.signature, kind), 0) for kind in (True, False)]  # noqa: E731
+    for blank in sorted(outlines, key=lambda blank: -sum(made_of(blank)))[:MAX_COUNTED]:
+        fulls, cacheds = made_of(blank)
+        full, cached = count(blank)
         plain += full * (fulls + cacheds)
         made += full * fulls + cached * cacheds
     return plain / made if made else None
 
 
-def count_flops(
-    run: Callable[[Call, Step], Any],
-    engine: Any,
-    forward: Callable[..., Any],
-    blank: Call,
-    predictor: Predictor,
-    follows: bool = False,
-) -> tuple[int, int]:
-    """FLOPs of the full and of the cached call outlined by `blank`, equal where it cannot be cached.
+def count_flops(model: nn.Module, engine: Rehearsing | None, blank: Call) -> tuple[int, int]:
+    """FLOPs of the full and of the cached call outlined by `blank`; equal without an engine that serves it.
 
-    `follows`: cached calls hand out H, as they do for a policy that reads its drift.
-
-    `run(call, step)` calls the model with `step` in place of `forward`, so that what is wrapped around it takes part.
-    Attention is counted under the MATH backend and without nn.MultiheadAttention's fast path, and nothing runs
-    compiled: the counter misses all of these.
+    The model is not run. A copy of it runs on the meta device, where attention has only its MATH form, which is the
+    one that can be counted. Raises `Unlike`, or whatever a forward raises that reads values, where no copy can run.
     """
-    call = zero_call(blank)
-    features: list[Any] = []
-
-    def full_step(call: Call) -> Any:
-        if not engine.serves(call):
-            features.append(None)
-            return call.run(forward)
-        result = engine.full(forward, call)
-        features.append(result.features)
-        return result.output
-
-    def cached_step(call: Call) -> Any:
-        cache, (H, D) = FeatureCache(follows), features[0]
-        for step in range(predictor.depth):
-            cache.record(step, H, D, predictor)
-        return engine.cached(forward, call, cache.predict(predictor.depth, predictor)).output
-
-    dtype, kind = blank.autocast, call.sample.device.type
-    autocast = nullcontext() if dtype is None else torch.autocast(kind, dtype)
-    with torch.no_grad(), autocast, quietly(call.sample.device, engine.model), _countable():
-        with FlopCounterMode(display=False) as full:
-            run(call, full_step)
-        if features[0] is None:
-            return full.get_total_flops(), full.get_total_flops()
-        with FlopCounterMode(display=False) as cached:
-            run(call, cached_step)
-    return full.get_total_flops(), cached.get_total_flops()
+    if any(map(callable, pytree.tree_leaves((blank.args, dict(blank.kwargs))))):
+        raise Unlike("an argument is a function, which might act on more than the copy")
+    eager = torch.compiler.set_stance("force_eager")
+    with ONE_AT_A_TIME, eager, torch.no_grad():
+        copy, args, kwargs = weightless(model, blank.args, dict(blank.kwargs))
+        with quietly(torch.device(META), copy), torch.device(META):
+            return _rehearsed(copy, engine, replace(blank, args=args, kwargs=kwargs))
 
 
-ONE_AT_A_TIME = threading.Lock()  # the switches below are the process's: overlapping counts would leave them on
+def _rehearsed(copy: nn.Module, engine: Rehearsing | None, blank: Call) -> tuple[int, int]:
+    counts = []
+    with _Counter() as counter, Weightless():
+        call = zero_call(blank)
+        for step in (lambda: call.run(copy.forward),) if engine is None else engine.rehearsal(copy, call):
+            before = counter.total
+            step()
+            counts.append(counter.total - before)
+    return counts[0], counts[-1]
 
 
-@contextmanager
-def _countable() -> Iterator[None]:
-    with ONE_AT_A_TIME:
-        fast = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
-        try:
-            with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
-                yield
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast)
+class _Counter(TorchDispatchMode):
+    """Counts as torch's FlopCounterMode does, but for this thread alone: that one hooks all modules of the process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.namespace in COLLECTIVES:
+            raise Unlike("its forward talks to other processes")
+        count = flop_registry.get(func._overloadpacket)
+        if count is None and func.namespace != "prim":
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        output = func(*args, **kwargs)
+        self.total += 0 if count is None else count(*args, **kwargs, out_val=output)
+        return output

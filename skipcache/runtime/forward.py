@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
-from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from skipcache.blocks import ModelState, Override
+from skipcache.blocks import MARK, ModelState, Override
 from skipcache.engines import Engine, Recent, StepResult
 from skipcache.engines.fx import FxEngine, Graphs
 from skipcache.engines.hooks import HookEngine
 from skipcache.policies import mismatch_of, note_of, reads_drift
 from skipcache.runtime.corrections import Corrections
 from skipcache.runtime.counters import Counters
-from skipcache.runtime.flops import count_flops, ideal_speedup
+from skipcache.runtime.flops import Costs, Uncounted, ideal_speedup
 from skipcache.runtime.pipelines import Pipelines
-from skipcache.runtime.plain import REPEATED, TrainingMode, why_plain
+from skipcache.runtime.plain import COMPILED, REPEATED, TrainingMode, unnoticed, why_plain
 from skipcache.runtime.report import Report
 from skipcache.runtime.settings import Settings
 from skipcache.runtime.step import StepRunner
@@ -29,6 +26,7 @@ from skipcache.stack import argument_names
 from skipcache.trajectory import Call, CallReader, NamedLanes, Repeat, Runs, Visit, blank_call
 
 MAX_OUTLINES = 16
+LOST_BEFORE_WARNING = 3  # steps that the policy would have cached
 
 
 def make_engines(model: nn.Module, settings: Settings) -> list[Engine]:
@@ -56,11 +54,12 @@ class CachedForward(Override):
         self.reset()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("module", "previous", "settings", "engines", "reader", "lane_names")
-        return {name: self.__dict__[name] for name in kept}
+        kept = ("module", "previous", "on", "settings", "engines", "reader", "lane_names")
+        return {"expected": self.pipelines.expected, **{name: self.__dict__[name] for name in kept}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, pipelines=Pipelines())
+        expected = state.pop("expected")
+        self.__dict__.update(state, pipelines=Pipelines(orphan=state["module"] if expected else None))
         self.reset()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CachedForward:
@@ -79,32 +78,34 @@ class CachedForward(Override):
 
     def put_on(self) -> None:
         super().put_on()
+        self.module.__dict__[MARK] = self
         self.lane_names.put_on()
 
     def take_off(self) -> None:
+        self.module.__dict__.pop(MARK, None)
         self.lane_names.take_off()
-        for engine in self.engines:
-            engine.detach()
         super().take_off()
+        for engine in self.engines:
+            engine.close()
 
     def reset(self) -> None:
         """Empty caches and counters on all threads: whatever comes next begins a trajectory."""
-        self._local = threading.local()
         self.runs = Runs(self.settings.policy, self.settings.predictor, lambda: self.pipelines.ignored)
         self._outlines: Recent[Call] = Recent(MAX_OUTLINES)
         self.state, self.training = ModelState(self.module), TrainingMode(self.module)
         self.counters = Counters()
+        self._costs = Costs(self.module)
         self.runner = StepRunner(self.module, self.engines, self.settings.predictor, self._refused, self._say)
         self._warned = False
+        self._lost = 0
 
     # a call
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
+            self._note_compiled()
+        if torch.compiler.is_compiling() or not self.on:
             return self.plain(*args, **kwargs)
-        instead = getattr(self._local, "instead", None)
-        if instead is not None:
-            return instead(args, kwargs)
         call = self._read(args, kwargs)
         if call is None:
             self.runs.drop()
@@ -172,10 +173,24 @@ class CachedForward(Override):
 
     def _say(self, reason: str) -> None:
         """Note why nothing is cached, and warn, once, where nothing was ever cached."""
+        if not self.on:  # restored meanwhile, by another thread
+            return
         self.counters.because(reason)
         if not self._warned and not self.counters.cached_steps:
             self._warned = True
             warnings.warn(f"skipcache caches nothing: {reason}", UserWarning, stacklevel=2)
+
+    @torch.compiler.assume_constant_result
+    def _note_compiled(self) -> None:
+        """torch.compile runs this itself, once, while it looks at `__call__`."""
+        if self.on:
+            self.counters.because(COMPILED)
+            warnings.warn(f"skipcache caches nothing: {COMPILED}", UserWarning, stacklevel=2)
+
+    def _lose(self, reason: str) -> None:
+        """A step that the policy would have cached ran in full. One may be a change of engines; three are not."""
+        self._lost += 1
+        (self._say if self._lost >= LOST_BEFORE_WARNING else self.counters.because)(reason)
 
     # counting
 
@@ -185,6 +200,8 @@ class CachedForward(Override):
             note = note_of(self.settings.policy, visit.at.view)
             if note is not None:
                 self.counters.because(note)
+        if result.full and not visit.full and result.reason is not None:
+            self._lose(result.reason)
         depth = len(self.settings.stack.blocks)
         self.counters.count(visit, call.signature, result.full, result.blocks_run, depth)
         if result.engine:
@@ -195,22 +212,33 @@ class CachedForward(Override):
     def report(self) -> Report:
         """What was done since `accelerate` or `reset`."""
         counters = self.counters
+        speedup, why = self._speedup()
         return Report(
             full_steps=counters.full_steps,
             cached_steps=counters.cached_steps,
             blocks_run=counters.blocks_run,
             blocks_saved=counters.blocks_saved,
-            ideal_speedup=ideal_speedup(counters.calls, self._outlines.values(), self._flops),
+            ideal_speedup=speedup,
             cache_bytes=sum(x.numel() * x.element_size() for x in self.runs.tensors),
             engine=" and ".join(counters.engines) or self.engines[0].name,
             full_at=counters.full_at,
-            reasons=tuple(counters.reasons),
+            reasons=(
+                *counters.reasons,
+                *([] if why is None else [why]),
+                *unnoticed(self, self.pipelines, bool(counters.calls)),
+            ),
         )
 
+    def _speedup(self) -> tuple[float | None, str | None]:
+        """The ideal one: by FLOPs, or by blocks, and then why."""
+        try:
+            return ideal_speedup(self.counters.calls, self._outlines.values(), self._flops), None
+        except Uncounted as error:
+            run, saved = self.counters.blocks_run, self.counters.blocks_saved
+            return (run + saved) / run, f"the ideal speedup is that of blocks, since FLOPs cannot be counted: {error}"
+
     def _flops(self, blank: Call) -> tuple[int, int]:
-        engine = next((e for e in self.engines if e.serves(blank)), self.engines[-1])
-        follows = reads_drift(self.settings.policy)
-        return count_flops(self._run_instead, engine, self.plain, blank, self.settings.predictor, follows)
+        return self._costs.of(next((e for e in self.engines if e.serves(blank)), None), blank)
 
     def graphs(self) -> Graphs:
         """The fx engine's; raises ValueError, with the reason, where it has served no call."""
@@ -222,11 +250,3 @@ class CachedForward(Override):
             why = "; ".join(said) or "call the model once first, under torch.no_grad()"
             raise ValueError(f"{type(self.module).__name__} has no graphs yet: {why}")
         return found
-
-    def _run_instead(self, call: Call, step: Callable[[Call], Any]) -> Any:
-        """The model from outside, with all that is wrapped around it, but `step` at its heart; not counted."""
-        self._local.instead = lambda args, kwargs: step(replace(call, args=args, kwargs=kwargs))
-        try:
-            return call.run(self.module)
-        finally:
-            self._local.instead = None

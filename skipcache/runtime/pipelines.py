@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import lru_cache
+from types import CodeType
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Pipelines:
-    """Weak references to pipelines. Their schedulers are read anew at each call, since users replace them."""
+    """Weak references to pipelines. Their schedulers are read anew at each call, since users replace them.
 
-    def __init__(self) -> None:
+    `orphan`: a model that was copied or sent to another process, without the pipelines that it was served with. A
+    pickle of a model must not carry a pipeline along, so its copy looks for one among the callers of its calls.
+    """
+
+    def __init__(self, orphan: nn.Module | None = None) -> None:
         self._known: list[weakref.ref[Any]] = []
+        self._orphan = orphan
+        self._driven: dict[int, Any] = {}  # timesteps that a pipeline is going through, by its scheduler
         self.ignored: tuple[Tensor, ...] = ()  # timesteps from before a pipeline was served
 
     def serve(self, pipeline: Any) -> None:
@@ -32,23 +41,61 @@ class Pipelines:
             self.ignored = (*self.ignored[-8:], timesteps) if isinstance(timesteps, Tensor) else self.ignored
 
     def schedulers(self) -> tuple[list[Any], bool]:
-        """Of the pipeline that is calling; of all, and False, where none of them is seen to call."""
-        alive = self.alive()
-        calling = _on_the_stack(alive) if alive else None
+        """Of the pipeline that is calling, and True; else of all, but for the runs that a pipeline was seen to make."""
+        alive = self.alive() or self._found()
+        codes = frozenset().union(*(_codes_of(type(pipeline)) for pipeline in alive))
+        calling = _on_the_stack(lambda owner: any(owner is p for p in alive), codes) if alive else None
         found = (getattr(p, "scheduler", None) for p in (alive if calling is None else [calling]))
-        return [scheduler for scheduler in found if scheduler is not None], calling is not None
+        schedulers = [scheduler for scheduler in found if scheduler is not None]
+        if calling is not None:
+            self._driven = {id(scheduler): getattr(scheduler, "timesteps", None) for scheduler in schedulers}
+            return schedulers, True
+        return [s for s in schedulers if self._driven.get(id(s), s) is not getattr(s, "timesteps", None)], False
 
     def alive(self) -> list[Any]:
         return [p for p in (ref() for ref in self._known) if p is not None]
 
+    @property
+    def expected(self) -> bool:
+        """The model was served with a pipeline, here or where it was copied from."""
+        return bool(self._known) or self._orphan is not None
 
-def _on_the_stack(pipelines: Sequence[Any]) -> Any:
-    """The one whose method is running on this thread; None where there is none."""
+    @property
+    def absent(self) -> bool:
+        """It was, but none has called it here."""
+        return self._orphan is not None and not self._known
+
+    def _found(self) -> list[Any]:
+        """An orphan's new pipeline, if it is calling now."""
+        model = self._orphan
+        calling = None if model is None else _on_the_stack(lambda owner: _is_pipeline_of(model, owner))
+        self._known = self._known if calling is None else [weakref.ref(calling)]
+        return [] if calling is None else [calling]
+
+
+def _is_pipeline_of(model: nn.Module, owner: Any) -> bool:
+    held = getattr(owner, "__dict__", {})
+    return "scheduler" in held and any(x is model or getattr(x, "module", None) is model for x in held.values())
+
+
+@lru_cache(maxsize=64)
+def _codes_of(cls: type) -> frozenset[CodeType]:
+    """The code of all its methods, under their decorators."""
+    held = (inspect.unwrap(x) for base in cls.__mro__ for x in vars(base).values() if inspect.isfunction(x))
+    return frozenset(function.__code__ for function in held)
+
+
+def _on_the_stack(wanted: Callable[[Any], bool], codes: frozenset[CodeType] | None = None) -> Any:
+    """The first object that is `wanted` and whose method is running on this thread; None where there is none.
+
+    `codes`: look at calls of these functions alone, since a look at a frame's variables holds them for a while.
+    """
     frame = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        owner = frame.f_locals.get("self") if code.co_varnames[:1] == ("self",) and code.co_argcount else None
-        if owner is not None and any(owner is pipeline for pipeline in pipelines):
+        is_method = code.co_varnames[:1] == ("self",) and code.co_argcount
+        owner = frame.f_locals.get("self") if is_method and (codes is None or code in codes) else None
+        if owner is not None and wanted(owner):
             return owner
         frame = frame.f_back  # type: ignore[assignment]
     return None

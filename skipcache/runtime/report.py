@@ -17,12 +17,15 @@ class Report:
         full_steps, cached_steps: steps of all trajectories. A step is full if any of its lanes ran all blocks.
         blocks_run, blocks_saved: blocks that computed and blocks that did not, over all calls. Trials that prove a
             step are not counted.
-        ideal_speedup: FLOPs of as many full calls over the FLOPs of the calls made; None before the first call, and
-            where FLOPs cannot be counted.
+        ideal_speedup: FLOPs of as many full calls over the FLOPs of the calls made; None before the first call. They
+            are counted once per signature, on a copy of the model on the meta device, for those that were called most
+            (at most 4); the model itself is not run. Where no copy can run (sharded or quantised weights, a
+            forward that reads values) it is that of blocks, and `reasons` says why.
         cache_bytes: what the cached features hold now, on all threads.
         engine: what serves this denoiser: "fx", "hooks", or both, where they serve different signatures.
         full_at: the steps of the last trajectory that were full, counted from 0.
-        reasons: why steps were full that the policy would have cached, or why another engine serves.
+        reasons: why steps were full that the policy would have cached, why another engine serves,
+            or why blocks were counted in place of FLOPs.
     """
 
     full_steps: int

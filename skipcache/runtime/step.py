@@ -15,6 +15,10 @@ from skipcache.runtime.corrections import correctable, main_output, with_main_ou
 from skipcache.trajectory import WRITES, Call, Visit, versions
 
 IDLE = "the forward did not run its blocks on a step, so that there was nothing to cache"
+UNSERVED = (
+    "a step that the policy would have cached ran in full: the arguments differ in more than their tensors from those "
+    "of the last full step, or what the model's forward reads has changed"
+)
 
 
 class Corrector(Protocol):
@@ -58,6 +62,8 @@ class StepRunner:
         result = None if visit.full else self._cached(forward, call, visit, corrector)
         if result is None:
             result = self.full(forward, call)
+        if result.full and not visit.full:
+            result = replace(result, reason=result.reason or UNSERVED)
         if result.features is not None:
             visit.run.record(visit, *result.features)
         return result if corrector is None else _corrected(result, call, visit, corrector)
@@ -78,7 +84,7 @@ class StepRunner:
                 if result.features is not None:
                     return replace(result, engine=engine.name)
                 if engine.refusal(call) is None:
-                    self.noted(IDLE)
+                    self.noted(result.reason or IDLE)
                     return result
             self.refused(engine, engine.refusal(call) or "")
             if result is not None and versions(call) != before:

@@ -10,6 +10,13 @@ from torch import nn
 from skipcache.stack.arguments import argument_names
 from skipcache.stack.discovery import TIMESTEP_NAMES, find_stack
 
+_CACHES = (  # what each sets on the model or its class, and what to say
+    ("is_cache_enabled", "diffusers' own cache is enabled on it; call disable_cache() on it"),
+    ("_is_cached", "cache-dit or ParaAttention is enabled on it; call cache_dit.disable_cache(pipe), or load it anew,"),
+    ("enable_teacache", "TeaCache is enabled on its class; set enable_teacache = False there"),
+    ("magcache_thresh", "MagCache has replaced the forward of its class; put that one back"),
+)
+
 
 def find_denoisers(target: Any, named: bool = False) -> dict[str, nn.Module]:
     """The denoisers of `target`: itself, unwrapped, or those components of a pipeline that have a stack.
@@ -17,17 +24,23 @@ def find_denoisers(target: Any, named: bool = False) -> dict[str, nn.Module]:
     `named` says that the caller brings a stack, so that none need be found. Raises TypeError for what is neither a
     module nor a pipeline, ValueError where there is nothing to accelerate.
     """
-    if isinstance(target, nn.Module):
-        return {"": unwrap(target)}
-    parts = dict(_modules(target))
-    if not parts:
-        raise TypeError(f"expected an nn.Module or a pipeline that holds one, got {type(target).__name__}")
+    parts = modules_in(target)
+    if "" in parts:
+        return {"": unwrap(parts[""])}
     found = {name: unwrap(module) for name, module in parts.items() if _is_denoiser(module, named)}
     if not found:
         raise ValueError(
             f"{type(target).__name__} holds no denoiser: looked for blocks and a timestep argument in "
             f"{', '.join(sorted(parts))}; pass the denoiser itself, with stack=skipcache.Stack(...)"
         )
+    return found
+
+
+def modules_in(target: Any) -> dict[str, nn.Module]:
+    """`target` itself, by the name "", or the modules of a pipeline. Raises TypeError where there is none."""
+    found = {"": target} if isinstance(target, nn.Module) else dict(_modules(target))
+    if not found:
+        raise TypeError(f"expected an nn.Module or a pipeline that holds one, got {type(target).__name__}")
     return found
 
 
@@ -51,9 +64,15 @@ def unwrap(module: nn.Module) -> nn.Module:
         )
     if name == "DistributedDataParallel":
         return unwrap(module.get_submodule("module"))
-    if getattr(module, "is_cache_enabled", False):
-        raise ValueError(f"{name}: diffusers' own cache is enabled on it; call disable_cache() on it first")
+    cache = other_cache(module)
+    if cache is not None:
+        raise ValueError(f"{name}: {cache} first")
     return module
+
+
+def other_cache(module: nn.Module) -> str | None:
+    """What else caches on `module`, and how to end that; None where nothing is known to."""
+    return next((said for name, said in _CACHES if getattr(module, name, False)), None)
 
 
 def _modules(target: Any) -> Iterator[tuple[str, nn.Module]]:

@@ -1,15 +1,26 @@
 """An override of `forward` is put on and taken off exactly, inside of what wraps the module."""
 
 import copy
+import functools
 import inspect
 import pickle
+from types import MethodType
 
 import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from torch import nn
 
-from skipcache.blocks.override import Override, check_plain, is_class_forward, override_of, own_forward
+from skipcache.blocks.attributes import CALL
+from skipcache.blocks.override import (
+    CallOverride,
+    Override,
+    check_plain,
+    hidden_behind,
+    is_class_forward,
+    override_of,
+    own_forward,
+)
 
 
 class Doubled(Override):
@@ -150,3 +161,94 @@ def test_the_class_s_forward_is_own_where_nothing_else_is_bound():
     assert own_forward(module) is Scale.forward
     module.forward = lambda x: x
     assert own_forward(module) is Scale.forward, "a function that is no method cannot stand for one"
+
+
+class Skipped(CallOverride):
+    skips = False
+
+    def __call__(self, *args, **kwargs):
+        return args[0] if self.skips else self.plain(*args, **kwargs)
+
+
+def test_an_override_of_the_call_stands_around_hooks_and_compiled_code():
+    module, seen = Scale(), []
+    module.register_forward_pre_hook(lambda *_: seen.append("hook"))
+    module.compile(backend=lambda graph, inputs: seen.append("compiled") or graph.forward)
+    compiled, before = module.__dict__[CALL], dict(module.__dict__)
+    override = Skipped(module)
+    override.put_on()
+    override.put_on()
+    override.skips = True
+    assert module(X) is X and seen == []
+    override.skips = False
+    assert module(X) == 15 and "compiled" in seen and module.forward(X) == 15
+    override.take_off()
+    assert module.__dict__ == before and module.__dict__[CALL] is compiled
+
+
+def test_one_that_compile_has_written_over_is_put_on_again():
+    module = Scale()
+    override = Skipped(module)
+    override.put_on()
+    override.skips = True
+    module.compile(backend="eager")
+    assert override_of(module, Skipped) is None
+    override.put_on()
+    assert module(X) is X and override_of(module, Skipped) is override
+    override.take_off()
+    assert not isinstance(module.__dict__[CALL], Skipped)
+
+
+def test_a_copy_drops_an_override_of_the_call_which_copied_alone_runs_no_compiled_code_of_the_original():
+    module = Scale()
+    module.compile(backend="eager")
+    override = Skipped(module)
+    override.put_on()
+    for copied in (copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))):
+        assert CALL not in copied(module).__dict__
+        twin = copied(override)
+        with torch.no_grad():
+            twin.module.weight.fill_(1)
+        twin.put_on()
+        assert twin.module(X) == 5 and override.module is module
+
+
+@pytest.mark.parametrize("kinds", [(Doubled, Negated), (Skipped, Skipped)])
+@pytest.mark.parametrize("first", [0, 1])
+def test_overrides_of_one_place_may_be_taken_off_in_any_order(kinds, first):
+    module = Scale()
+    before = dict(module.__dict__)
+    overrides = [kind(module) for kind in kinds]
+    for override in overrides:
+        override.put_on()
+    overrides[first].take_off()
+    left = overrides[1 - first]
+    assert override_of(module, Override) is left and module(X) == left(X)
+    left.take_off()
+    assert module.__dict__ == before and module(X) == 15
+
+
+def test_it_is_taken_out_of_what_a_wrapper_keeps_and_is_bound_as_accelerate_binds_it():
+    module = Scale()
+    override = Doubled(module)
+    override.put_on()
+    module._original_forward = module.forward
+    module.forward = MethodType(module.forward.__func__, module)
+    assert module(X) == 30 and override_of(module, Doubled) is override
+    override.take_off()
+    assert is_class_forward(module._original_forward, module) and module(X) == 15
+
+
+def test_a_forward_that_hides_an_override_is_named():
+    module = Scale()
+    override = Doubled(module)
+    override.put_on()
+    assert hidden_behind(override) is None
+    add_hook_to_module(module, AddOne())
+    assert hidden_behind(override) is None
+    remove_hook_from_module(module)
+    inner = module.forward
+    module.forward = functools.wraps(inner)(lambda x: inner(x))
+    assert hidden_behind(override) is None, "`__wrapped__` leads to it"
+    module.forward = Scale().forward
+    assert hidden_behind(override) == "Scale.forward"

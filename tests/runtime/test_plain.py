@@ -12,14 +12,24 @@ from tests.models.odd import Tiny, noise, run, tiny
 from tests.models.pipelines import denoiser, randn
 from tests.models.sampling import build, equal, sample
 
+OTHER_CACHES = {
+    "is_cache_enabled": "diffusers' own cache",
+    "_is_cached": "cache-dit or ParaAttention",
+    "enable_teacache": "TeaCache",
+    "magcache_thresh": "MagCache",
+}
+
 
 def test_the_reasons():
     model, x = tiny(), noise()
     with torch.no_grad():
         assert why_plain(model, (x,), {}) is None
-        model.is_cache_enabled = True
-        assert "disable_cache" in why_plain(model, (x,), {})
-        del model.is_cache_enabled
+        for name, said in OTHER_CACHES.items():
+            setattr(model, name, True)
+            assert said in why_plain(model, (x,), {})
+            with pytest.raises(ValueError, match=said):
+                skipcache.accelerate(model)
+            delattr(model, name)
         assert "training mode" in why_plain(model.train(), (x,), {})
         assert why_plain(model, (x,), {}, "ignore") is None
     model.eval()

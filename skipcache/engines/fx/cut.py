@@ -44,7 +44,7 @@ class Canonical:
 class Cut:
     """H and D in a trace: fake tensors and their nodes, as they leave their blocks. Without a head, H enters a block.
 
-    H is None where what enters the first deep block cannot be told apart.
+    H is None where what enters the first deep block cannot be told apart; `inlets` are the arguments by which it does.
     """
 
     deep: frozenset[fx.Node]
@@ -52,6 +52,7 @@ class Cut:
     H: Points | None
     D_path: str
     D: Points
+    inlets: tuple[Any, ...] = ()
 
     @classmethod
     def of(cls, trace: Trace, model: nn.Module, stack: Stack, deep: range) -> Cut:
@@ -70,9 +71,10 @@ class Cut:
             path = head[-1].path
             H: Points | None = list(head[-1].streams)
         else:
-            path, H = skipped[0].path, _entering(calls, skipped[0], model) if stack.enters_canonical else None
+            path, inlets = skipped[0].path, _inlets(calls, skipped[0], model) if stack.enters_canonical else (None,)
+            H = _entering(skipped[0], inlets)
         nodes = frozenset(call.node for call in skipped)
-        return cls(nodes, path, H, skipped[-1].path, skipped[-1].streams)
+        return cls(nodes, path, H, skipped[-1].path, skipped[-1].streams, () if head else inlets)
 
 
 def finish(trace: Trace, cut: Cut, layout: Canonical) -> Any:
@@ -174,9 +176,8 @@ def prune(graph: fx.Graph) -> None:
             graph.erase_node(node)
 
 
-def _entering(calls: Sequence[LeafCall], first: LeafCall, model: nn.Module) -> Points | None:
+def _entering(first: LeafCall, inlets: tuple[Any, ...]) -> Points | None:
     """What enters the block of `first`, in the order in which it returns its streams."""
-    inlets = _inlets(calls, first, model)
     found: Points = []
     for key in inlets:
         if key is None:

@@ -9,14 +9,16 @@ Programs call submodules through the live model, so that adapters, offload hooks
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from skipcache.blocks import is_bound_to, own_forward, quietly
-from skipcache.engines import Features, Recent, StepResult, same_output
+from skipcache.blocks import Outside, is_bound_to, own_forward, quietly
+from skipcache.engines import Features, Recent, StepResult, lost_effects, same_output
+from skipcache.engines.fx.assumptions import PLAIN
 from skipcache.engines.fx.decorators import innermost, rewrapped
 from skipcache.engines.fx.errors import Stale, Untraceable
 from skipcache.engines.fx.programs import Graphs, Options, Programs
@@ -27,6 +29,8 @@ from skipcache.trajectory import WRITES, Call, versions
 
 MAX_PROGRAMS = 16
 MAX_FRUITLESS = 8  # signatures traced in a row that no later call had
+MAX_TRACES = 2  # of one signature, without a cached step between them
+CHANGING = "what the forward's Python reads changes from step to step, and a graph would take it for constant"
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,16 @@ class FxEngine:
     def forget(self) -> None:
         """Drop all programs."""
         self._programs: Recent[Programs | Refused] = Recent(MAX_PROGRAMS)
+        self._traces: Recent[int] = Recent(4 * MAX_PROGRAMS)
         self._fruitless = 0
 
     def attach(self) -> None:
         """Nothing is put on the model."""
 
     def detach(self) -> None:
+        self.forget()
+
+    def close(self) -> None:
         self.forget()
 
     def graphs(self) -> Graphs | None:
@@ -74,7 +82,7 @@ class FxEngine:
 
     def refusal(self, call: Call) -> str | None:
         found = self._programs.get(call.signature)
-        return found.reason if isinstance(found, Refused) else None
+        return found.reason if isinstance(found, Refused) else _unfit_argument(call)
 
     def serves(self, call: Call) -> bool:
         """There are programs for calls like this one, and the model is still the one that they were made of."""
@@ -116,6 +124,7 @@ class FxEngine:
                 return self._first(call)
             try:
                 output, blocks = programs.cached(call.args, call.kwargs, prediction)
+                self._traces.put(call.signature, 0)
                 return StepResult(output, blocks, full=False)
             except Stale:
                 return self._first(call)
@@ -127,6 +136,13 @@ class FxEngine:
                 return StepResult(output, len(self.stack.blocks))
 
         return self._decorated(step, call)
+
+    def rehearsal(self, copy: nn.Module, call: Call) -> Iterator[Callable[[], Any]]:
+        yield lambda: call.run(copy.forward)
+        programs = self._programs.get(call.signature)
+        assert isinstance(programs, Programs)
+        step = lambda module, *args, **kwargs: programs.rehearse(module, args, kwargs)  # noqa: E731
+        yield lambda: call.run(partial(rewrapped(own_forward(copy), step), copy))
 
     def _serving(self, call: Call) -> Programs | None:
         found = self._programs.get(call.signature)
@@ -148,27 +164,39 @@ class FxEngine:
         return replace(results[-1], output=output)
 
     def _full(self, call: Call) -> StepResult:
+        """The model's own forward, so that its Python is right whatever it does; compiled, the graph of it."""
         programs = self._serving(call)
         if programs is not None:
             self._fruitless = 0
             try:
-                output, features = programs.full(call.args, call.kwargs)
-                return StepResult(output, programs.full_program.blocks, features=features)
+                return self._known(programs, call)
             except Stale:
                 pass
         return self._first(call)
 
+    def _known(self, programs: Programs, call: Call) -> StepResult:
+        features: Features | None
+        if self.compile is False:
+            function = innermost(own_forward(self.model))
+            output, features = programs.full_as_it_is(function, *call.arguments())
+        else:
+            output, features = programs.full(call.args, call.kwargs)
+        return StepResult(
+            output, programs.full_program.blocks, features=features, reason=None if features else CHANGING
+        )
+
     def _first(self, call: Call) -> StepResult:
         """The first step of a signature: it runs as usual, and is recorded, traced, cut and proved."""
         function = innermost(own_forward(self.model))
-        before = versions(call)
+        self._traces.put(call.signature, 1 + (self._traces.get(call.signature) or 0))
+        before, outside = versions(call), Outside(self.model.modules())
         recording = record(function, self.model, self.stack.blocks, self.deep, *call.arguments())
         blocks = sum(len(recording.returned.get(path, ())) for path in self.stack.blocks)
         try:
             if versions(call) != before:
                 raise Untraceable(WRITES)
             made = Programs.of(function, self.model, self.stack, self.deep, recording, call, self.compile)
-            features = _proved(made, call, recording.output)
+            features = _proved(made, call, recording.output, outside)
         except Exception as error:  # the forward's own Python may fail in any way on tensors without values
             self._keep(call, Refused(_reason(error)))
             return StepResult(recording.output, blocks)
@@ -189,15 +217,35 @@ class FxEngine:
             return "the timestep is a Python number, which a graph would take for a constant"
         if self._programs.get(call.signature) is None and self._fruitless >= MAX_FRUITLESS:
             return "the arguments differ in more than their tensors on every call"
+        if (self._traces.get(call.signature) or 0) >= MAX_TRACES and self._serving(call) is None:
+            return CHANGING
         return None
 
 
-def _proved(made: Programs, call: Call, output: Any) -> Features:
-    """The features of the full program. It, and a cached one that is given D, must give `output`."""
-    with quietly(call.sample.device, made.layout.model):
+def _unfit_argument(call: Call) -> str | None:
+    """What is in an object, or in a NumPy array, shows in no signature."""
+    odd = (x for x in call.conditioning if not (x is None or isinstance(x, PLAIN)))
+    kind = next((type(x).__name__ for x in odd if not isinstance(x, Tensor)), None)
+    return kind and f"an argument is of type {kind}, and a graph would take what is in it for constant"
+
+
+def _proved(made: Programs, call: Call, output: Any, outside: Outside) -> Features:
+    """The features of the full program. It, and a cached one that is given D, must give `output`.
+
+    Both run from the state that was `outside` before the step was recorded, and must count there as it did.
+    """
+    with quietly(call.sample.device, made.layout.model) as after:
+        outside.put_back()
         again, features = made.full(call.args, call.kwargs, eager=True)
+        lost = lost_effects(after)
+        if any(h.device != d.device for h, d in zip(features.H or (), features.D)):
+            raise Untraceable("its head and its deep part lie on two devices, and a graph moves nothing between them")
+        outside.put_back()
         held = Prediction(Hold(), [features.D], (), residual=False)
         from_D, _ = made.cached(call.args, call.kwargs, held, eager=True)
+        lost = lost or lost_effects(after)
+    if lost:
+        raise Untraceable(lost)
     if not (same_output(output, again) and same_output(output, from_D)):
         raise Untraceable("a program did not give the output of the step that it was made of")
     return features

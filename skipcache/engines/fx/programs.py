@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from skipcache.blocks import Outline, Streams
+from skipcache.blocks import Outline, Outside, Streams, arguments_of
 from skipcache.engines import Features
 from skipcache.engines.fx.assumptions import Guard
-from skipcache.engines.fx.cut import Canonical, Cut, cut_graph, finish
+from skipcache.engines.fx.cut import WEIGHT, Canonical, Cut, Points, cut_graph, finish
 from skipcache.engines.fx.errors import Untraceable
-from skipcache.engines.fx.recording import Recording
+from skipcache.engines.fx.nesting import tensors_in
+from skipcache.engines.fx.recording import Recording, follow
 from skipcache.engines.fx.trace import Trace, trace
 from skipcache.predictors import Prediction
 from skipcache.stack import Stack
@@ -96,12 +97,20 @@ class Programs:
             )
         leaves, spec = pytree.tree_flatten((call.args, dict(call.kwargs)))
         names = [f"input_{i}" for i in range(len(leaves))]
+        outside = Outside(model.modules())
         with torch.inference_mode(False), torch.no_grad():
-            traced = trace(function, model, stack.blocks, recording, names, leaves, spec)
+            try:
+                traced = trace(function, model, stack.blocks, recording, names, leaves, spec)
+            finally:
+                changed = outside.changed()
+                outside.put_back()
+            if changed:
+                raise Untraceable(f"the forward changes {', '.join(changed[:3])} outside of the model")
             cut = Cut.of(traced, model, stack, deep)
             layout = Canonical(model, stack, call.batch)
             nesting = finish(traced, cut, layout)
-        guard = Guard(traced.glue.values(), [model.get_submodule(c.path) for c in traced.calls])
+        leaves = [model.get_submodule(c.path) for c in traced.calls]
+        guard = Guard(traced.glue.values(), leaves, traced.reads)
         program = Program.of(traced.graph, traced.tracer.constants, stack, compile)
         return cls(layout, traced, cut, nesting, guard, compile, program)
 
@@ -115,6 +124,21 @@ class Programs:
         output, H, D = self._own(self.full_program(self.layout.model, *_tensors(args, kwargs), eager=eager))
         return pytree.tree_unflatten(list(output), self.nesting), Features(H, D)
 
+    def full_as_it_is(self, function: Any, args: Any, kwargs: Any) -> tuple[Any, Features | None]:
+        """The output of `function`, run with all of its Python, and (H, D); None where they were not seen once."""
+        cut, model, stack = self.cut, self.layout.model, self.layout.stack
+        leaving = {cut.D_path} if cut.inlets else {cut.H_path, cut.D_path}
+        output, seen = follow(function, model, stack.blocks, cut.H_path, leaving, args, kwargs)
+        if any(len(seen[path]) != 1 for path in ("", *leaving)):
+            return output, None
+        D = tuple(tensors_in(seen[cut.D_path][0]))
+        given = arguments_of(*seen[""][0])
+        H: Any = tuple(given.get(key) for key in cut.inlets) if cut.inlets else tuple(tensors_in(seen[cut.H_path][0]))
+        if not (_look_alike(D, cut.D) and (cut.H is None or _look_alike(H, cut.H))):
+            return output, None
+        canonical = self.layout.canonical
+        return output, Features(None if cut.H is None else canonical(cut.H_path, H), canonical(cut.D_path, D))
+
     def cached(self, args: Any, kwargs: Any, prediction: Prediction, eager: bool = False) -> tuple[Any, int]:
         """The model's output from head, tail and the predicted deep feature, and how many blocks ran for it."""
         program = self.cached_program(prediction)
@@ -126,6 +150,14 @@ class Programs:
             output, H = output
             prediction.saw(H)
         return pytree.tree_unflatten(list(output), self.nesting), program.blocks
+
+    def rehearse(self, model: nn.Module, args: Any, kwargs: Any) -> Any:
+        """The cached step that was made last, by a copy of the model on blank tensors."""
+        (*_, weights, specs), program = list(self.cached_programs.items())[-1]
+        kept = [x.blank() for streams in specs for x in streams]
+        factors = [WEIGHT.blank() for _ in range(weights)]
+        given = (*_tensors(args, kwargs), *self.full_program.constants)
+        return program(model, *given, *kept, *factors, eager=True)
 
     def cached_program(self, prediction: Prediction) -> Program:
         specs = tuple(tuple(map(Outline.exactly, streams)) for streams in prediction.kept)
@@ -159,6 +191,10 @@ class Programs:
         if options.get("mode") not in REPLAYING:
             return outputs
         return pytree.tree_map_only(Tensor, torch.clone, outputs)
+
+
+def _look_alike(streams: Sequence[Any], points: Points) -> bool:
+    return [isinstance(x, Tensor) and Outline.of(x) for x in streams] == [Outline.of(x) for x, _ in points]
 
 
 def _tensors(args: Any, kwargs: Any) -> list[Tensor]:

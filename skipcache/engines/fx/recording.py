@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,3 +55,33 @@ def record(function: Any, model: nn.Module, blocks: Sequence[str], deep: range, 
     skeleton.hand_over()
     recording.overwritten = sorted({path for path, x, copy in seen if not (x.is_meta or equal_values(x, copy))})
     return recording
+
+
+def follow(
+    function: Any,
+    model: nn.Module,
+    blocks: Sequence[str],
+    entering: str,
+    leaving: Collection[str],
+    args: Any,
+    kwargs: Any,
+) -> tuple[Any, dict[str, list[Any]]]:
+    """Run `function(model, *args, **kwargs)`, all of its Python included.
+
+    Returns its output, and for some blocks what their calls were given (`entering`), or returned (`leaving`).
+    """
+    seen: dict[str, list[Any]] = defaultdict(list)
+
+    def answer(path: str, *args: Any, **kwargs: Any) -> Any:
+        output = model.get_submodule(path)(*args, **kwargs)
+        if path in leaving:
+            seen[path].append(output)
+        if path == entering:
+            seen[""].append((args, kwargs))
+        return output
+
+    skeleton = Skeleton(model, blocks, answer, leaves={entering, *leaving})
+    try:
+        return function(skeleton.root, *args, **kwargs), seen
+    finally:
+        skeleton.hand_over()

@@ -18,7 +18,7 @@ from skipcache.blocks import HOOKS, WRAPPERS
 
 Answer = Callable[..., Any]
 
-_OWN = WRAPPERS | HOOKS | {"_modules", "_compiled_call_impl"}  # what a stand-in has of its own
+_OWN = WRAPPERS | HOOKS | {"_modules"}  # what a stand-in has of its own
 
 
 class Skeleton:
@@ -26,10 +26,18 @@ class Skeleton:
 
     A leaf is a block, or any module that contains no block: its call goes to `answer(path, *args, **kwargs)`. All other
     modules run their own forward, on stand-ins. With `shared=False` what a forward writes stays in the stand-ins.
+    `leaves` are the only ones that are answered for; None stands for all.
     """
 
-    def __init__(self, model: nn.Module, blocks: Collection[str], answer: Answer, shared: bool = True) -> None:
-        self._answer, self._shared = answer, shared
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Collection[str],
+        answer: Answer,
+        shared: bool = True,
+        leaves: Collection[str] | None = None,
+    ) -> None:
+        self._answer, self._shared, self._leaves = answer, shared, leaves
         self._inner = {path.rpartition(".")[0] for path in blocks}
         self._inner |= {path[:i] for path in self._inner for i, c in enumerate(path) if c == "."} | {""}
         self._made: dict[int, tuple[nn.Module, nn.Module]] = {}
@@ -39,6 +47,8 @@ class Skeleton:
     def _stand_in(self, module: nn.Module, path: str) -> nn.Module:
         if id(module) in self._made:
             return self._made[id(module)][1]
+        if self._leaves is not None and path not in self._inner and path not in self._leaves:
+            return module
         made = object.__new__(type(module))
         state = made.__dict__
         state.update(module.__dict__)

@@ -17,6 +17,7 @@ from skipcache.blocks import Outline
 from skipcache.branches import SKIPS, branches_of
 from skipcache.engines.fx.errors import Stale, Untraceable
 from skipcache.engines.fx.function_mode import Tracer, tracing
+from skipcache.engines.fx.reads import Reads
 from skipcache.engines.fx.recording import Recording
 from skipcache.engines.fx.skeleton import Skeleton
 
@@ -42,7 +43,8 @@ class LeafCall:
 class Trace:
     """`graph` is without an output yet, `tracer` knows its tensors, `output` is what the forward returned, fakes in it.
 
-    `calls` are those of the leaves, in order; `glue` are the modules whose own code went into the graph.
+    `calls` are those of the leaves, in order; `glue` are the modules whose own code went into the graph, and `reads` is
+    what that code could read beside them.
     """
 
     graph: fx.Graph
@@ -50,6 +52,7 @@ class Trace:
     output: Any
     calls: list[LeafCall]
     glue: dict[str, nn.Module]
+    reads: Reads
 
 
 def trace(
@@ -100,7 +103,7 @@ def trace(
     skeleton = Skeleton(model, blocks, answer, shared=False)
     filled = [_argument(tracer, name, leaf) for name, leaf in zip(names, leaves)]
     args, kwargs = pytree.tree_unflatten(filled, spec)
-    with torch.inference_mode(False), torch.no_grad(), _no_draws(), tracing(tracer):
+    with torch.inference_mode(False), torch.no_grad(), _no_draws(), tracing(tracer), Reads() as reads:
         output = function(skeleton.root, *args, **kwargs)
     missed = [path for path, rest in left.items() if rest]
     if missed:
@@ -108,7 +111,7 @@ def trace(
     written = skeleton.written()
     if written:
         raise Untraceable(f"the forward sets {', '.join(sorted(written)[:3])} on the model, which a graph would lose")
-    return Trace(graph, tracer, output, calls, skeleton.glue)
+    return Trace(graph, tracer, output, calls, skeleton.glue, reads)
 
 
 def _argument(tracer: Tracer, name: str, leaf: Any) -> Any:

@@ -1,7 +1,8 @@
 """The hook engine: on a cached step the deep blocks hand their input through, and the last of them hands out D-hat.
 
-A forward hook cannot keep a module from computing, so each block's `forward` is overridden on the instance. What a
-block does is set from outside, once per call of the model, for the calling thread alone.
+A forward hook cannot keep a module from computing, so the call of each block is overridden on the instance, around what
+offloading, FSDP and torch.compile put into it. What a block does is set from outside, once per call of the model, for
+the calling thread alone.
 """
 
 from __future__ import annotations
@@ -14,30 +15,21 @@ from typing import Any
 
 from torch import nn
 
-from skipcache.blocks import Override, Streams, quietly
+from skipcache.blocks import Streams
 from skipcache.branches import branches_of
-from skipcache.engines import Features, Recent, StepResult, same_output
-from skipcache.engines.hooks.runs import CachedRun, FullRun, Run, Unwired, WiringObserver
+from skipcache.engines import Features, StepResult, beside
+from skipcache.engines.hooks.overrides import overrides, still_there
+from skipcache.engines.hooks.proved import UNSTEADY, Proved
+from skipcache.engines.hooks.runs import TAKEN_OFF, CachedRun, FullRun, Run, Unwired, WiringObserver
+from skipcache.engines.hooks.trials import Trials, given
+from skipcache.engines.hooks.watch import Watched, same_modes
 from skipcache.engines.hooks.wiring import Wiring
-from skipcache.predictors import Hold, Prediction
+from skipcache.predictors import Prediction
 from skipcache.stack import Plan, Stack, deep_blocks
 from skipcache.trajectory import WRITES, Call, versions
 
-MAX_SIGNATURES = 16
 LOST = "the model has lost blocks since; call skipcache.restore, and accelerate it anew"
-UNPROVED = "a cached step that was given D itself did not give the full step's output"
-
-
-class BlockForward(Override):
-    """Stands in for one block's `forward`."""
-
-    def __init__(self, engine: HookEngine, index: int, block: nn.Module) -> None:
-        super().__init__(block)
-        self.engine, self.index = engine, index
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        run = self.engine.run
-        return self.plain(*args, **kwargs) if run is None else run.block(self, args, kwargs)
+READ = "the forward reads what a deep block returns, by {}; a cached step has no such value"
 
 
 class HookEngine:
@@ -53,12 +45,12 @@ class HookEngine:
         self.deep = deep_blocks(stack, plan)
         joined = stack.native_skips or branches_of(model) is not None  # branches carry the head's outputs to the tail
         self.idle_head = idle_head and self.deep.start > 0 and not joined
-        self.blocks = self._overrides()
-        self.attached = False
+        self.blocks = overrides(self)
+        self.attached = self.closed = False
         self.forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("model", "stack", "plan", "deep", "idle_head", "blocks", "attached")
+        kept = ("model", "stack", "plan", "deep", "idle_head", "blocks", "attached", "closed")
         return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -66,59 +58,110 @@ class HookEngine:
         self.forget()
 
     def forget(self) -> None:
-        self._wirings: Recent[Wiring] = Recent(MAX_SIGNATURES)
+        self._proved = Proved()
         self._local = threading.local()
         self._lock = threading.Lock()
 
     def attach(self) -> None:
-        """Put the overrides on, once."""
+        """Put the overrides on, where they are not."""
         with self._lock:
-            if not self.attached:
+            if not self.closed:
                 self.attached = True
                 for block in self.blocks:
                     block.put_on()
 
     def detach(self) -> None:
+        """A step that is under way on another thread ends as a plain one."""
         with self._lock:
             self.attached = False
             for block in self.blocks:
                 block.take_off()
 
+    def close(self) -> None:
+        self.closed = True
+        self.detach()
+
     def refusal(self, call: Call) -> str | None:
-        wiring = self._wirings.get(call.signature)
+        wiring = self._proved.get(call)
         return LOST if not self.blocks else wiring.refusal if wiring is not None else None
 
     def serves(self, call: Call) -> bool:
         self._follow()
-        wiring = self._wirings.get(call.signature)
+        wiring = self._proved.get(call)
         return wiring is not None and not wiring.refusal
 
     def can_cache(self, call: Call, prediction: Prediction) -> bool:
-        return self.serves(call)
+        """Features of another shape are left where the forward has changed its inner batch since."""
+        self._follow()
+        wiring = self._proved.get(call)
+        return wiring is not None and not wiring.refusal and wiring.suits(prediction.kept)
 
     def full(self, forward: Callable[..., Any], call: Call) -> StepResult:
-        """The first one of a signature learns the wiring and proves it."""
+        """The first one of a signature learns the wiring and proves it; all others are compared with it."""
         self._follow()
-        wiring = self._wirings.get(call.signature)
-        if not self.blocks or (wiring is not None and wiring.refusal):
-            return StepResult(call.run(forward), len(self.stack.blocks))
+        wiring = self._proved.get(call)
+        if not (self.attached and self.blocks) or (wiring is not None and wiring.refusal):
+            return self._plain(forward, call)
         if wiring is None:
-            return self._first(forward, call)
+            objection = self._proved.objection(call)
+            return self._plain(forward, call, objection) if objection else self._first(forward, call)
         run = FullRun(self, call.batch, wiring)
-        output = self._do(run, forward, call)
-        return StepResult(output, run.ran, features=Features(run.H, run.D) if run.D else None)
+        output, watched = self._watched(run, forward, call, wiring)
+        features = Features(beside(run.H, run.D), run.D) if run.D else None
+        if watched.called and (watched.read or watched.trouble or features is None):
+            return StepResult(output, run.ran, reason=self._doubt(call, watched))
+        return StepResult(output, run.ran, features=features)
 
     def cached(self, forward: Callable[..., Any], call: Call, prediction: Prediction) -> StepResult:
-        wiring = self._wirings.get(call.signature)
+        wiring = self._proved.get(call)
         if wiring is None:  # another thread has dropped it
             return self.full(forward, call)
         run = CachedRun(self, call.batch, wiring, prediction)
+        watched = Watched(run, self, wiring, caches=True)
         try:
-            output = self._do(run, forward, call)
-        except Unwired:
-            return StepResult(call.run(forward), len(self.stack.blocks))
+            output = self.do(watched, forward, call)
+            if watched.read:
+                raise Unwired(watched.read)
+            if not self.attached:  # taken off on the way: blocks may have computed on what others handed through
+                raise Unwired(TAKEN_OFF)
+        except Unwired as trouble:
+            watched.trouble = watched.trouble or str(trouble)
+            return self._plain(forward, call, self._doubt(call, watched))
+        self._proved.pays(call)
         prediction.saw(run.H)
         return StepResult(output, run.ran, full=False)
+
+    def _plain(self, forward: Callable[..., Any], call: Call, reason: str | None = None) -> StepResult:
+        return StepResult(call.run(forward), len(self.stack.blocks), reason=reason)
+
+    def _doubt(self, call: Call, watched: Watched) -> str:
+        """What was proved does not hold on this step: it is refused for good, or proved anew on the next full step.
+
+        A call without a state is no step: FLOPs are counted by it, on values of no sample.
+        """
+        if watched.read:
+            refusal = READ.format(watched.read)
+            if call.state is not None:
+                self._proved.put(call, Wiring(refusal=refusal))
+            return refusal
+        if call.state is not None:
+            self._proved.drop(call)
+        return watched.trouble or UNSTEADY
+
+    def rehearsal(self, copy: nn.Module, call: Call) -> Iterator[Callable[[], Any]]:
+        """The copy shows its own wiring; what only values prove is known of the model."""
+        twin, known = HookEngine(copy, self.stack, self.plan), self._proved.get(call)
+        twin.attach()
+
+        def done(run: Run) -> Any:
+            with twin.doing(run):
+                return call.run(copy.forward)
+
+        seen = WiringObserver(twin, call.batch)
+        yield lambda: done(seen)
+        wiring = replace(seen.wiring(), idle_head=known is not None and known.idle_head)
+        if not wiring.refusal:
+            yield lambda: done(given(twin, seen.D, call, wiring))
 
     # what a block does
 
@@ -134,6 +177,12 @@ class HookEngine:
             yield
         finally:
             self._local.run = before
+
+    def do(self, run: Watched, forward: Callable[..., Any], call: Call) -> Any:
+        with same_modes(), self.doing(run):
+            output = call.run(forward)
+            run.finish(output)
+        return output
 
     def keep(self, index: int, streams: Streams, batch: int, copy: bool = False) -> Streams:
         """What the block at `index` handed out, in the canonical layout; by reference where that is safe."""
@@ -152,58 +201,48 @@ class HookEngine:
     def _first(self, forward: Callable[..., Any], call: Call) -> StepResult:
         """A full step that learns the wiring, and proves it: a cached step that is given D must come out the same.
 
-        Models that write to their features in place are found out here, by the tensors' versions or by the proof, and
-        run once more on copies.
+        Models that write to their features in place are found out by the tensors' versions or by the proof.
         """
-        run, before = WiringObserver(self, call.batch), versions(call)
-        output = self._do(run, forward, call)
-        seen = run.wiring() if versions(call) == before else Wiring(refusal=WRITES)
-        features = Features(run.H, run.D)
-        for wiring in (seen, replace(seen, copies=True)):
-            if wiring.copies and not wiring.refusal:
-                features = self._on_copies(forward, call, wiring)
-            if wiring.refusal or self._holds(forward, call, output, features, wiring):
-                break
-        else:
-            wiring = Wiring(refusal=UNPROVED)
-        if self.idle_head and not wiring.refusal:
-            idle = replace(wiring, idle_head=True)
-            wiring = idle if self._holds(forward, call, output, features, idle) else wiring
-        self._wirings.put(call.signature, wiring)
+        self._proved.tries(call)
+        run, before, trials = WiringObserver(self, call.batch), versions(call), Trials(self, forward, call)
+        output, watched = self._watched(run, forward, call)
+        if not watched.called:
+            return StepResult(output, run.ran)
+        wiring = self._seen(run, watched.read, versions(call) == before)
+        features = Features(beside(run.H, run.D), run.D)
+        if not wiring.refusal:
+            wiring, features = trials.prove(output, features, wiring)
+        self._proved.put(call, wiring)
         return StepResult(output, run.ran, features=None if wiring.refusal else features)
 
-    def _do(self, run: Run, forward: Callable[..., Any], call: Call) -> Any:
-        with self.doing(run):
-            return call.run(forward)
+    def _seen(self, run: WiringObserver, read: str | None, unwritten: bool) -> Wiring:
+        wiring = run.wiring() if unwritten else Wiring(refusal=WRITES)
+        return Wiring(refusal=READ.format(read)) if read and not wiring.refusal else wiring
 
-    def _on_copies(self, forward: Callable[..., Any], call: Call, wiring: Wiring) -> Features:
-        run = FullRun(self, call.batch, wiring)
-        with quietly(call.sample.device, self.model):
-            self._do(run, forward, call)
-        return Features(run.H, run.D)
-
-    def _holds(self, forward: Callable[..., Any], call: Call, output: Any, features: Features, wiring: Wiring) -> bool:
-        prediction = Prediction(Hold(), [features.D], (), residual=False)
-        with quietly(call.sample.device, self.model):
-            return same_output(output, self._do(CachedRun(self, call.batch, wiring, prediction), forward, call))
+    def _watched(
+        self, run: Run, forward: Callable[..., Any], call: Call, known: Wiring | None = None
+    ) -> tuple[Any, Watched]:
+        watched = Watched(run, self, known)
+        return self.do(watched, forward, call), watched
 
     # blocks that are replaced
 
-    def _overrides(self) -> list[BlockForward]:
-        return [BlockForward(self, i, self.model.get_submodule(path)) for i, path in enumerate(self.stack.blocks)]
-
     def _follow(self) -> None:
-        """Blocks that were replaced since get overrides of their own, and what the old ones showed is forgotten."""
-        places = [path.rpartition(".")[::2] for path in self.stack.blocks]
-        held = {parent: self.model.get_submodule(parent)._modules for parent in {parent for parent, _ in places}}
-        if all(held[parent].get(name) is block.module for block, (parent, name) in zip(self.blocks, places)):
-            return
-        attached = self.attached
-        self.detach()
-        self._wirings = Recent(MAX_SIGNATURES)
-        try:
-            self.blocks = self._overrides()
-        except AttributeError:
-            self.blocks = []
-        if attached:
+        """Blocks that were replaced since get overrides of their own, and what the old ones showed is forgotten.
+
+        Overrides that a copy of the model or a `compile()` of a block has dropped are put on again.
+        """
+        if not still_there(self.model, self.stack.blocks, self.blocks):
+            self._replace()
+        if self.attached:
             self.attach()
+
+    def _replace(self) -> None:
+        with self._lock:
+            for block in self.blocks:
+                block.take_off()
+            self._proved = Proved()
+            try:
+                self.blocks = overrides(self)
+            except AttributeError:
+                self.blocks = []

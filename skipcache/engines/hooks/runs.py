@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor
 
 from skipcache.blocks import Outline, Streams, alike, arguments_of, handed_in, rebuild, take_apart, version
-from skipcache.engines.hooks.wiring import Outlet, Wiring
+from skipcache.engines import beside
+from skipcache.engines.hooks.wiring import Outlet, Wiring, outlines_of
 from skipcache.predictors import Prediction
 
 if TYPE_CHECKING:
-    from skipcache.engines.hooks.engine import BlockForward, HookEngine
+    from skipcache.engines.hooks.engine import HookEngine
+    from skipcache.engines.hooks.overrides import BlockCall
+
+TAKEN_OFF = "the model is being restored on another thread"
 
 
 class Unwired(RuntimeError):
-    """A block was called that the full step of this signature did not call."""
+    """What the forward does inside differs from the full step that was proved. The message says how."""
 
 
 class Run(Protocol):
@@ -25,7 +29,7 @@ class Run(Protocol):
 
     ran: int
 
-    def block(self, block: BlockForward, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def block(self, block: BlockCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What the call of `block` returns."""
 
 
@@ -38,7 +42,7 @@ class FullRun:
         self.D: Streams = ()
         self.ran = 0
 
-    def block(self, block: BlockForward, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def block(self, block: BlockCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         index, known = block.index, self.known
         if index == known.first and not self.engine.deep.start:
             self.H = self.engine.entering(index, known, arguments_of(args, kwargs), self.batch)
@@ -65,15 +69,17 @@ class WiringObserver:
         self._inlets: dict[type, tuple[Hashable, ...]] = {}
         self._handed: tuple[type, Streams] = (type(None), ())
         self._entry: dict[Hashable, Any] = {}
+        self._first: dict[Hashable, Outline] = {}
         self._versions: dict[str, list[tuple[Tensor, int]]] = {}
 
-    def block(self, block: BlockForward, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def block(self, block: BlockCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         index, kind, deep = block.index, type(block.module), self.engine.deep
         arguments = arguments_of(args, kwargs)
         self._learn_inlets(kind, arguments)
         if index in deep and not any(i in deep for i in self._called):
             self._entry = {key: x for key, x in arguments.items() if isinstance(x, Tensor)}
             self._watch("entry", tuple(self._entry.values()))
+        self._first = self._first if self._called else outlines_of(arguments)
         self._called.append(index)
         output = block.plain(*args, **kwargs)
         self.ran += 1
@@ -119,7 +125,9 @@ class WiringObserver:
                 refusal=f"{self.engine.stack.blocks[deep[-1]]} returns neither a tensor nor a tuple of tensors"
             )
         copies = any(version(x) != seen for watched in self._versions.values() for x, seen in watched)
-        wiring = Wiring(max(head, default=-1), deep[0], deep[-1], self._shape, self._wired(), copies)
+        shapes = tuple(tuple(x.shape) for x in self.D)
+        ends = max(head, default=-1), deep[0], deep[-1]
+        wiring = Wiring(*ends, self._shape, self._wired(), self._first, shapes, copies)
         if not self.engine.deep.start:
             self.H = self.engine.entering(deep[0], wiring, self._entry, self.batch)
         return wiring
@@ -137,10 +145,12 @@ class CachedRun:
         self.ran = 0
         self._idle = range(engine.deep.start if wiring.idle_head and not prediction.reads_H else 0)
 
-    def block(self, block: BlockForward, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def block(self, block: BlockCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         index, stack, wiring = block.index, self.engine.stack, self.wiring
+        if not self.engine.attached:
+            raise Unwired(TAKEN_OFF)
         if index not in wiring.outlets:
-            raise Unwired(stack.blocks[index])
+            raise Unwired(f"{stack.blocks[index]} was called, which the step that was proved left out")
         if index in self._idle:
             return wiring.outlets[index].hand_through(arguments_of(args, kwargs))
         if index not in self.engine.deep:
@@ -154,5 +164,6 @@ class CachedRun:
             self.H = self.engine.entering(index, wiring, arguments, self.batch)
         if index != wiring.last:
             return wiring.outlets[index].hand_through(arguments)
+        self.H = beside(self.H, wiring.outlets[index].outlines)
         D_hat = [stack.raw(stack.blocks[index], d, self.batch) for d in self.prediction(self.H)]
         return rebuild(wiring.shape, [d.clone() for d in D_hat] if wiring.copies else D_hat)

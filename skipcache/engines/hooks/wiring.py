@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from skipcache.blocks import Outline, rebuild
+from skipcache.blocks import Outline, Streams, rebuild
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,10 @@ class Outlet:
         return rebuild(self.shape, streams)
 
 
+def outlines_of(arguments: Mapping[Hashable, Any]) -> dict[Hashable, Outline]:
+    return {key: Outline.of(x) for key, x in arguments.items() if isinstance(x, Tensor)}
+
+
 @dataclass(frozen=True)
 class Wiring:
     """What a full step of one signature showed.
@@ -37,9 +41,12 @@ class Wiring:
         shallow: index of the head's block that was called last; -1 without a head.
         first, last: indices of the deep blocks that were called first and last.
         shape: the nesting of the last one's output.
-        outlets: by index of the block.
+        outlets: by index of the block, in the order in which the blocks were called.
+        entry: the outlines of the tensors that the first of them was given.
+        shapes: of D, in the canonical layout.
         copies: the model writes to its features in place, so that copies must be kept.
         idle_head: nothing but the prediction reads the head's output.
+        anew: another wiring of this signature was dropped before, and lanes may still hold features of that one.
         refusal: why a cached step would be wrong.
     """
 
@@ -48,6 +55,13 @@ class Wiring:
     last: int = -1
     shape: Any = None
     outlets: Mapping[int, Outlet] = field(default_factory=dict)
+    entry: Mapping[Hashable, Outline] = field(default_factory=dict)
+    shapes: tuple[tuple[int, ...], ...] = ()
     copies: bool = False
     idle_head: bool = False
+    anew: bool = False
     refusal: str | None = None
+
+    def suits(self, kept: Sequence[Streams]) -> bool:
+        """A prediction from `kept` can be of this wiring's D: some of what is kept has its shapes."""
+        return not self.anew or any(tuple(tuple(x.shape) for x in streams) == self.shapes for streams in kept)

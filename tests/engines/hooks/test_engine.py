@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from skipcache.engines.hooks.engine import LOST, MAX_SIGNATURES, UNPROVED, HookEngine
+from skipcache.blocks.attributes import CALL
+from skipcache.engines.hooks.engine import LOST, READ, HookEngine
+from skipcache.engines.hooks.proved import MAX_SIGNATURES
 from skipcache.predictors import Hold, Prediction
 from skipcache.stack import Stack, make_plan
 from skipcache.trajectory import WRITES, CallReader
@@ -43,7 +45,7 @@ def test_it_is_put_on_once_and_taken_off_to_the_last_attribute():
     engine.attach()
     engine.attach()
     full(engine, call_of(model))
-    assert all("forward" in block.__dict__ for block in model.blocks)
+    assert all(CALL in block.__dict__ for block in model.blocks)
     engine.detach()
     assert state(model) == before
     engine.detach()
@@ -68,7 +70,9 @@ class WritesToItsSample(Tiny):
         return h
 
 
-@pytest.mark.parametrize(("kind", "reason"), [(HandsOutItsFeatures, UNPROVED), (WritesToItsSample, WRITES)])
+@pytest.mark.parametrize(
+    ("kind", "reason"), [(HandsOutItsFeatures, READ.format("the caller")), (WritesToItsSample, WRITES)]
+)
 def test_what_a_cached_step_could_not_give_is_refused_for_good(kind, reason):
     model, engine = made(kind, depth=6)
     engine.attach()
@@ -104,8 +108,8 @@ def test_signatures_are_learned_one_by_one_and_the_oldest_is_forgotten():
     calls = [call_of(model, side) for side in range(2, MAX_SIGNATURES + 3)]
     for call in calls:
         assert not engine.serves(call)
-        full(engine, call)
-        assert engine.serves(call)
+        features = full(engine, call).features
+        assert engine.serves(call) and not cached(engine, call, features.D).full
     assert not engine.serves(calls[0]) and engine.serves(calls[-1])
 
 
@@ -118,10 +122,10 @@ def test_a_replaced_block_is_followed_and_what_the_old_one_showed_is_forgotten()
     model.blocks[2] = new.eval().requires_grad_(False)
     assert not engine.serves(call)
     result = full(engine, call)
-    assert engine.serves(call) and "forward" in new.__dict__ and "forward" not in old.__dict__
+    assert engine.serves(call) and CALL in new.__dict__ and CALL not in old.__dict__
     assert torch.equal(cached(engine, call, result.features.D).output, result.output)
     engine.detach()
-    assert not any("forward" in block.__dict__ for block in model.blocks)
+    assert not any(CALL in block.__dict__ for block in model.blocks)
 
 
 def test_a_model_that_has_lost_blocks_runs_in_full_and_says_why():
@@ -174,7 +178,7 @@ def test_a_copy_has_overrides_of_its_own_and_has_learned_nothing():
     engine.attach()
     full(engine, call_of(model))
     twin = copy.deepcopy(engine)
-    assert twin.model is not model and twin.model.blocks[0].__dict__["forward"].engine is twin
-    assert not twin.serves(call_of(twin.model))
+    assert twin.model is not model and not twin.serves(call_of(twin.model))
+    assert twin.model.blocks[0].__dict__[CALL].engine is twin
     twin.detach()
-    assert "forward" in model.blocks[0].__dict__ and "forward" not in twin.model.blocks[0].__dict__
+    assert CALL in model.blocks[0].__dict__ and CALL not in twin.model.blocks[0].__dict__

@@ -1,0 +1,121 @@
+"""What a forward's own Python could read beside its arguments: globals, attributes of classes, modules and closures.
+
+A graph holds all of it for constant. The code that runs while the forward is traced is noted, frame by frame. What its
+names stand for outside of it is compared on every call (`Guard`). Torch's and Python's own code is trusted.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import sysconfig
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+Place = tuple[Mapping[str, Any], str]
+
+_TRUSTED = tuple(os.path.dirname(f) + os.sep for f in (torch.__file__, os.path.dirname(os.path.dirname(__file__))))
+_STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
+_PACKAGES = "site-packages"
+_FOREIGN = frozenset({"torch", "numpy", "skipcache"}) | sys.stdlib_module_names
+
+
+class Reads:
+    """The code that runs under it on this thread, as a context manager, with the globals that it runs with."""
+
+    def __init__(self) -> None:
+        self._ran: dict[types.CodeType, dict[str, Any]] = {}
+
+    def __enter__(self) -> Reads:
+        self._before = sys.gettrace()
+        sys.settrace(self._enter)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        sys.settrace(self._before)
+
+    def _enter(self, frame: types.FrameType, event: str, _: Any) -> None:
+        code = frame.f_code
+        if code not in self._ran and not _is_trusted(code.co_filename):
+            self._ran[code] = frame.f_globals
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All names in that code, and all strings that may be names, as `getattr(self, "scale", 1)` has them."""
+        return frozenset(name for code in self._ran for name in _names(code))
+
+    def places(self) -> Iterator[Place]:
+        """Where the names of that code are looked up: in its globals, and in the modules and classes among these."""
+        names, seen = self.names, set[int]()
+        for code, held in self._ran.items():
+            for name in _names(code):
+                if name in held:
+                    yield held, name
+                    yield from _inside(held[name], names, seen)
+                elif name in sys.modules:  # imported within the function
+                    yield from _inside(sys.modules[name], names, seen)
+        yield from self._closures()
+
+    def _closures(self) -> Iterator[Place]:
+        """What functions keep of the function that made them, unless they were made in this very forward."""
+        made_here = {const for code in self._ran for const in code.co_consts if isinstance(const, types.CodeType)}
+        kept = [code for code in self._ran if code.co_freevars and code not in made_here]
+        for function in gc.get_referrers(*kept) if kept else ():
+            if isinstance(function, types.FunctionType) and function.__closure__:
+                cells = Cells(function.__code__.co_freevars, function.__closure__)
+                yield from ((cells, name) for name in cells)
+
+
+class Cells(dict[str, types.CellType]):
+    """A closure, read by name as it is now."""
+
+    def __init__(self, names: Iterable[str], cells: Iterable[types.CellType]) -> None:
+        super().__init__(zip(names, cells))
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return super().__getitem__(name).cell_contents
+        except ValueError:
+            return None
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name]
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    yield from (const for const in code.co_consts if isinstance(const, str) and const.isidentifier())
+
+
+def class_places(kind: type, names: frozenset[str]) -> Iterator[Place]:
+    """The attributes of a class and of its bases that `names` may read; torch's own classes are trusted."""
+    for base in kind.__mro__:
+        if not is_foreign(base.__module__):
+            held = vars(base)
+            yield from ((held, name) for name in names & held.keys())
+
+
+def _inside(value: Any, names: frozenset[str], seen: set[int]) -> Iterator[Place]:
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, types.ModuleType) and not is_foreign(value.__name__):
+        held = vars(value)
+        for name in names & held.keys():
+            yield held, name
+            yield from _inside(held[name], names, seen)
+    elif isinstance(value, type):
+        yield from class_places(value, names)
+
+
+def is_foreign(module: str) -> bool:
+    """The name of one of torch's modules, or of Python's own."""
+    return module.partition(".")[0] in _FOREIGN
+
+
+def _is_trusted(file: str) -> bool:
+    return file.startswith(("<frozen", *_TRUSTED)) or (file.startswith(_STDLIB) and _PACKAGES not in file)

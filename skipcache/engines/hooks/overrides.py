@@ -1,0 +1,39 @@
+"""What stands in for the calls of the blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from skipcache.blocks import CallOverride
+
+if TYPE_CHECKING:
+    from skipcache.engines.hooks.engine import HookEngine
+
+
+class BlockCall(CallOverride):
+    """Stands in for the call of one block."""
+
+    def __init__(self, engine: HookEngine, index: int, block: nn.Module) -> None:
+        super().__init__(block)
+        self.engine, self.index = engine, index
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        run = None if torch.compiler.is_compiling() else self.engine.run
+        return self.plain(*args, **kwargs) if run is None else run.block(self, args, kwargs)
+
+
+def overrides(engine: HookEngine) -> list[BlockCall]:
+    """One for each block of the stack, not put on yet. Raises AttributeError where the model has no such block."""
+    return [BlockCall(engine, i, engine.model.get_submodule(path)) for i, path in enumerate(engine.stack.blocks)]
+
+
+def still_there(model: nn.Module, paths: Sequence[str], blocks: Sequence[BlockCall]) -> bool:
+    """The blocks at `paths` are those that the overrides stand in for."""
+    places = [path.rpartition(".")[::2] for path in paths]
+    held = {parent: model.get_submodule(parent)._modules for parent in {parent for parent, _ in places}}
+    now = (held[parent].get(name) if name else model for parent, name in places)
+    return all(module is block.module for block, module in zip(blocks, now))

@@ -1,0 +1,87 @@
+"""What was proved of a model, by signature and by the model's state, and whether another proof is worth its cost."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import replace
+from typing import Any
+
+from skipcache.engines import Recent
+from skipcache.engines.hooks.wiring import Wiring
+from skipcache.trajectory import Call
+
+MAX_SIGNATURES = 16
+MAX_STATES = 8
+MAX_TRIALS = 2  # of one signature, without a cached step between them
+MAX_FRUITLESS = 8  # signatures in a row that were proved and had no cached step
+UNSTEADY = "inside, the forward differs from step to step: what was proved on one full step did not hold on the next"
+FRESH = "the arguments differ in more than their tensors on every call"
+_PLAIN = frozenset({"NoneType", "bool", "int", "float", "str", "dtype", "device"})
+
+
+class Proved:
+    """The wirings of one model. Where the model's state has changed, what was proved before says nothing.
+
+    A forward's own Python runs on every step, so that objects among the arguments (ComfyUI hands new ones to each
+    call) are no part of the key. What they change inside the forward is checked on each step.
+    """
+
+    def __init__(self) -> None:
+        self._wirings: Recent[Wiring] = Recent(MAX_SIGNATURES)
+        self._trials: Recent[int] = Recent(4 * MAX_SIGNATURES)
+        self._dropped: Recent[bool] = Recent(4 * MAX_SIGNATURES)
+        self._states: deque[tuple[int, Hashable]] = deque(maxlen=MAX_STATES)
+        self._lock = threading.Lock()
+        self._count = 0
+        self._fruitless = 0
+
+    def get(self, call: Call) -> Wiring | None:
+        return self._wirings.get((_signature(call), self._number(call.state)))
+
+    def put(self, call: Call, wiring: Wiring) -> None:
+        key = _signature(call), self._number(call.state)
+        self._wirings.put(key, replace(wiring, anew=self._dropped.get(key) is not None))
+
+    def drop(self, call: Call) -> None:
+        key = _signature(call), self._number(call.state)
+        self._dropped.put(key, True)
+        self._wirings.drop(key)
+
+    def objection(self, call: Call) -> str | None:
+        """Why no trial should be made for this call. A signature that comes again is tried in any case."""
+        trials = self._trials.get(_signature(call))
+        if trials is None and self._fruitless >= MAX_FRUITLESS:
+            self._trials.put(_signature(call), 0)
+            return FRESH
+        return UNSTEADY if trials is not None and trials >= MAX_TRIALS else None
+
+    def tries(self, call: Call) -> None:
+        """A trial is made."""
+        self._trials.put(_signature(call), 1 + (self._trials.get(_signature(call)) or 0))
+        self._fruitless += 1
+
+    def pays(self, call: Call) -> None:
+        """A cached step followed."""
+        if self._fruitless:
+            self._trials.put(_signature(call), 0)
+            self._fruitless = 0
+
+    def _number(self, state: Hashable) -> int:
+        """A small number for a state, which is a large value; None is that of the call before."""
+        with self._lock:
+            for number, seen in reversed(self._states):
+                if state is None or seen is state or seen == state:
+                    return number
+            self._count += 1
+            self._states.append((self._count, state))
+            return self._count
+
+
+def _signature(call: Call) -> Hashable:
+    """The call's signature without the identities of objects."""
+    signature: Any = call.signature
+    structure, values, ambient = signature
+    kinds = [kind for _, _, leaves in structure[2] for kind in leaves if isinstance(kind, str)]
+    return structure, tuple(value for value, kind in zip(values, kinds) if kind in _PLAIN), ambient
