@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from skipcache.blocks import MARK, override_of
+from skipcache.blocks import override_of
 from skipcache.calibration import Calibration
 from skipcache.engines.fx import Graphs
 from skipcache.policies import Policy
 from skipcache.predictors import Predictor
-from skipcache.runtime import CachedForward, Report, Request, Settings
-from skipcache.stack import Keep, Stack, find_denoisers, modules_in
+from skipcache.runtime import (
+    CachedForward,
+    Report,
+    Request,
+    Run,
+    accelerated_in,
+    forward_for,
+    forwards_in,
+    named_run,
+)
+from skipcache.stack import Keep, Stack, find_denoisers
 
 T = TypeVar("T")
+CALIBRATED = ("interval", "policy", "speedup", "keep", "predictor")  # what a calibration decides
 
 
 def accelerate(
@@ -30,6 +41,7 @@ def accelerate(
     compile: bool | dict[str, Any] = False,
     stack: Stack | None = None,
     training: str = "plain",
+    cache_limit: int | None = None,
 ) -> T:
     """Sample faster: on most steps run only the two ends of the stack (Skip-Cache, arXiv 2411.17616). In place.
 
@@ -57,6 +69,8 @@ def accelerate(
         training: what happens while the model is in training mode. "plain": nothing is cached. "ignore" caches under
             torch.no_grad() all the same, for programs that never call `model.eval()` (ComfyUI). Where training mode
             changes what the model computes (dropout above 0, batch norm), nothing is cached and `report` says why.
+        cache_limit: bytes that cached features may hold, those of all runs together; None: no limit. Past it the run
+            that was called longest ago loses its features first, and its next step is full.
 
     Returns `target`. Trajectories, steps and lanes are recognised: no step count is needed, and no reset.
 
@@ -67,7 +81,7 @@ def accelerate(
         image = pipe(class_labels=[207]).images[0]
         print(skipcache.report(pipe))
     """
-    request = Request(interval, policy, speedup, keep, predictor, engine, compile, stack, training=training)
+    request = Request(interval, policy, speedup, keep, predictor, engine, compile, stack, None, training, cache_limit)
     if calibration is not None:
         request = _calibrated(request, calibration)
     denoisers = find_denoisers(target, named=stack is not None)
@@ -75,7 +89,7 @@ def accelerate(
     if calibration is not None:
         for name, model in denoisers.items():
             calibration.check(model, settings[name].plan.depth)
-    forwards = [_forward(model, settings[name], name) for name, model in denoisers.items()]
+    forwards = [forward_for(model, settings[name], name) for name, model in denoisers.items()]
     if "" not in denoisers:
         for forward in forwards:
             forward.serve(target)  # raises before any model is touched
@@ -95,7 +109,7 @@ def restore(target: T) -> T:
     Example:
         skipcache.restore(pipe)
     """
-    for forward in _accelerated(target).values():
+    for forward in accelerated_in(target).values():
         forward.take_off()
     return target
 
@@ -108,7 +122,7 @@ def reset(target: T) -> T:
     Example:
         skipcache.reset(pipe)
     """
-    for forward in _accelerated(target).values():
+    for forward in accelerated_in(target).values():
         forward.reset()
     return target
 
@@ -116,15 +130,73 @@ def reset(target: T) -> T:
 def report(target: Any) -> Any:
     """What caching did: a `Report`, or a dict of them by component for a pipeline of several denoisers.
 
-    The first look after a run counts FLOPs, which takes about one full and one cached call of the model.
+    FLOPs are counted at the first look, on a copy without weights; the model is not run.
 
     Raises ValueError where `target` is not accelerated.
 
     Example:
         print(skipcache.report(pipe).ideal_speedup)
     """
-    reports: dict[str, Report] = {name: forward.report() for name, forward in _accelerated(target).items()}
+    reports: dict[str, Report] = {name: forward.report() for name, forward in accelerated_in(target).items()}
     return reports if len(reports) > 1 else next(iter(reports.values()))
+
+
+def run(
+    target: Any,
+    name: str,
+    timesteps: Sequence[float] | None = None,
+    *,
+    interval: int | None = None,
+    policy: Policy | None = None,
+    speedup: float | None = None,
+) -> Run:
+    """The calls inside of `with skipcache.run(...)` are of one sampling run, by name: for servers and own loops.
+
+    It is taken as said, over threads and asyncio tasks; a block for each step will do, and runs may take turns.
+
+    Args:
+        target: what was accelerated.
+        name: the same name is the same run, until `end()`, or until its timesteps begin again.
+        timesteps: all of the run's, in their order, as the model is given them: a tensor or a list, (steps,).
+        interval, policy, speedup: for this run alone, one at most; `interval=1` switches caching off for it.
+
+    Returns a `Run`: `step(index, lane=None)` names the step and lane of the calls inside, `report()` is of this run
+    alone, `end()` frees what it holds.
+
+    Raises ValueError or TypeError for anything that cannot be, and where `target` is not accelerated.
+
+    Example:
+        for i, t in enumerate(timesteps):
+            with skipcache.run(model, "request-17", timesteps, interval=2):
+                noise = model(x, t, text)
+    """
+    return named_run(accelerated_in(target), name, timesteps, interval, policy, speedup)
+
+
+def release(target: T) -> T:
+    """Free all cached features, and keep programs and the report: for a model that idles. Returns `target`.
+
+    The next step of each run is full. Raises ValueError where `target` is not accelerated.
+    """
+    for forward in accelerated_in(target).values():
+        forward.runs.release()
+    return target
+
+
+@contextmanager
+def suspended(target: T) -> Iterator[T]:
+    """Inside of the `with`, all calls run plain and leave no trace. Programs and features are kept.
+
+    Raises ValueError where `target` is not accelerated.
+    """
+    forwards = [forward for forward in accelerated_in(target).values() if not forward.suspended]
+    for forward in forwards:
+        forward.suspended = True
+    try:
+        yield target
+    finally:
+        for forward in forwards:
+            forward.suspended = False
 
 
 def graphs(target: Any) -> Any:
@@ -137,7 +209,7 @@ def graphs(target: Any) -> Any:
     Example:
         print(skipcache.graphs(model).cached.python_code("self").src)
     """
-    found: dict[str, Graphs] = {name: forward.graphs() for name, forward in _accelerated(target).items()}
+    found: dict[str, Graphs] = {name: forward.graphs() for name, forward in accelerated_in(target).items()}
     return found if len(found) > 1 else next(iter(found.values()))
 
 
@@ -154,9 +226,9 @@ def accelerated(target: T, interval: int | None = None, **settings: Any) -> Iter
         with skipcache.accelerated(pipe, speedup=2):
             image = pipe(prompt).images[0]
     """
-    before = _forwards(target)
+    before = forwards_in(target)
     yielded = accelerate(target, interval, **settings)
-    ours = [forward for name, forward in _forwards(target).items() if before.get(name) is not forward]
+    ours = [forward for name, forward in forwards_in(target).items() if before.get(name) is not forward]
     try:
         yield yielded
     finally:
@@ -168,47 +240,8 @@ def _calibrated(request: Request, calibration: Calibration) -> Request:
     """The request that a calibration stands for."""
     if not isinstance(calibration, Calibration):
         raise TypeError(f"calibration: expected what skipcache.calibrate gives, got {calibration!r}")
-    names = ("interval", "policy", "speedup", "keep", "predictor")
-    given = [name for name in names if getattr(request, name) is not None]
+    given = [name for name in CALIBRATED if getattr(request, name) is not None]
     if given:
         raise ValueError(f"a calibration has its own {', '.join(given)}; leave out one of them")
-    return Request(
-        policy=calibration.policy,
-        keep=calibration.keep,
-        predictor=calibration.predictor,
-        engine=request.engine,
-        compile=request.compile,
-        stack=request.stack,
-        corrections=calibration.corrections,
-        training=request.training,
-    )
-
-
-def _forward(model: Any, settings: Settings, name: str) -> CachedForward:
-    """The model's forward under `settings`; one that is there already must have equal ones."""
-    found = override_of(model, CachedForward)
-    if found is None:
-        return CachedForward(model, settings)
-    if found.settings != settings:
-        where = f" ({name})" if name else ""
-        raise ValueError(
-            f"{type(model).__name__}{where} is accelerated with other settings, {found.settings}; "
-            f"call skipcache.restore first, or accelerate with equal settings"
-        )
-    return found
-
-
-def _accelerated(target: Any) -> dict[str, CachedForward]:
-    forwards = _forwards(target)
-    if not forwards:
-        raise ValueError(f"{type(target).__name__} is not accelerated; call skipcache.accelerate first")
-    return forwards
-
-
-def _forwards(target: Any) -> dict[str, CachedForward]:
-    """Those of the accelerated models in `target`, by component, under whatever wrappers."""
-    found = {
-        name: next((inner.__dict__[MARK] for inner in module.modules() if MARK in inner.__dict__), None)
-        for name, module in modules_in(target).items()
-    }
-    return {name: forward for name, forward in found.items() if forward is not None}
+    own = {name: getattr(calibration, name) for name in ("policy", "keep", "predictor", "corrections")}
+    return replace(request, **own)

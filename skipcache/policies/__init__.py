@@ -1,4 +1,4 @@
-from skipcache.policies.base import NEAR, Policy, Step, mismatch_of, note_of, reads_drift
+from skipcache.policies.base import NEAR, Policy, Step, check_count, mismatch_of, note_of, reads_drift
 from skipcache.policies.interval import Interval
 from skipcache.policies.placed import Placed
 from skipcache.policies.schedule import Schedule
@@ -16,6 +16,7 @@ __all__ = [
     "Spread",
     "Step",
     "Threshold",
+    "check_count",
     "mismatch_of",
     "note_of",
     "reads_drift",

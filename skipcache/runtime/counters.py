@@ -25,12 +25,16 @@ class Counters:
     blocks_saved: int = 0
     calls: Counter[tuple[Hashable, bool]] = field(default_factory=Counter)
     full_at: tuple[int, ...] = ()
+    evictions: int = 0
     reasons: dict[str, None] = field(default_factory=dict)
     engines: dict[str, None] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def count(self, visit: Visit, signature: Hashable, full: bool, run: int, depth: int) -> None:
-        """A call was answered: it ran `run` of `depth` blocks. A step that had a full call is a full step."""
+    def count(self, visit: Visit, signature: Hashable, full: bool, run: int, depth: int, first: bool) -> None:
+        """A call was answered: it ran `run` of `depth` blocks. A step that had a full call is a full step.
+
+        `first`: no call of its step was full before.
+        """
         at = visit.at
         with self._lock:
             self.blocks_run += run
@@ -40,11 +44,10 @@ class Counters:
                 self.full_steps += full
                 self.cached_steps += not full
                 self.full_at = self.full_at if at.index else ()
-            elif full and not at.counted_full:
+            elif full and first:
                 self.full_steps += 1
                 self.cached_steps -= 1
-            if full and not at.counted_full:
-                at.counted_full = True
+            if full and first:
                 self.full_at = (*self.full_at, at.index)
 
     def repeat(self, signature: Hashable, depth: int) -> None:
@@ -52,6 +55,10 @@ class Counters:
         with self._lock:
             self.blocks_run += depth
             self._add(signature, True)
+
+    def evict(self, runs: int) -> None:
+        with self._lock:
+            self.evictions += runs
 
     def serve(self, engine: str) -> None:
         """`engine` has served a call."""

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import warnings
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from skipcache.blocks import MARK, ModelState, Override
-from skipcache.engines import Engine, Recent, StepResult
+from skipcache.engines import Engine, StepResult
 from skipcache.engines.fx import FxEngine, Graphs
 from skipcache.engines.hooks import HookEngine
-from skipcache.policies import mismatch_of, note_of, reads_drift
+from skipcache.policies import mismatch_of, reads_drift
 from skipcache.runtime.corrections import Corrections
-from skipcache.runtime.counters import Counters
-from skipcache.runtime.flops import Costs, Uncounted, ideal_speedup
+from skipcache.runtime.ledger import Ledger
 from skipcache.runtime.pipelines import Pipelines
 from skipcache.runtime.plain import COMPILED, REPEATED, TrainingMode, unnoticed, why_plain
 from skipcache.runtime.report import Report
 from skipcache.runtime.settings import Settings
 from skipcache.runtime.step import StepRunner
 from skipcache.stack import argument_names
-from skipcache.trajectory import Call, CallReader, NamedLanes, Repeat, Runs, Visit, blank_call
+from skipcache.trajectory import Call, CallReader, NamedLanes, Repeat, Runs, Visit, said_of
 
-MAX_OUTLINES = 16
 LOST_BEFORE_WARNING = 3  # steps that the policy would have cached
 
 
@@ -91,28 +90,30 @@ class CachedForward(Override):
     def reset(self) -> None:
         """Empty caches and counters on all threads: whatever comes next begins a trajectory."""
         self.runs = Runs(self.settings.policy, self.settings.predictor, lambda: self.pipelines.ignored)
-        self._outlines: Recent[Call] = Recent(MAX_OUTLINES)
         self.state, self.training = ModelState(self.module), TrainingMode(self.module)
-        self.counters = Counters()
-        self._costs = Costs(self.module)
+        self.ledger = Ledger(self.module, self.engines, len(self.settings.stack.blocks))
         self.runner = StepRunner(self.module, self.engines, self.settings.predictor, self._refused, self._say)
-        self._warned = False
-        self._lost = 0
+        self._warned, self._lost = False, 0
+        self.suspended = False
 
     # a call
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             self._note_compiled()
-        if torch.compiler.is_compiling() or not self.on:
+        if torch.compiler.is_compiling() or not self.on or self.suspended:
             return self.plain(*args, **kwargs)
         call = self._read(args, kwargs)
         if call is None:
             self.runs.drop()
             return self.plain(*args, **kwargs)
-        visit = self.runs.visit(call, *self.pipelines.schedulers())
+        word = said_of(self.module)
+        if word is None:
+            visit = self.runs.visit(call, *self.pipelines.schedulers())
+        else:
+            visit = self.runs.visit_named(replace(call, context=word.lane or call.context), word)
         if isinstance(visit, Repeat):
-            return self._repeat(call, visit)
+            return self._repeat(call, visit, None if word is None else word.name)
         try:
             result = self._step(call, visit)
         except BaseException:
@@ -120,33 +121,38 @@ class CachedForward(Override):
             self.runs.drop(visit.run)
             raise
         visit.note(result.output)
-        self._count(call, visit, result)
+        if result.full and not visit.full and result.reason is not None:
+            self._lose(result.reason)
+        self.ledger.count(call, visit, result)
+        if self.settings.cache_limit is not None and result.features is not None:
+            self.ledger.evict(self.runs.keep_to(self.settings.cache_limit, visit.run))
         return result.output
 
-    def _repeat(self, call: Call, repeat: Repeat) -> Any:
-        self.counters.because(REPEATED)
-        self.counters.repeat(call.signature, len(self.settings.stack.blocks))
+    def _repeat(self, call: Call, repeat: Repeat, name: str | None) -> Any:
+        self.ledger.because(REPEATED)
+        self.ledger.repeat(call, name)
         output = self.plain(*call.args, **call.kwargs)
         repeat.note(output)
         return output
 
     def _step(self, call: Call, visit: Visit) -> StepResult:
-        corrections = self._corrections(visit)
-        if not self.settings.policy.caches:
+        if not visit.run.policy.caches:
             return StepResult(self.plain(*call.args, **call.kwargs), len(self.settings.stack.blocks))
-        result = self.runner.run(self.plain, call, visit, corrections)
+        result = self.runner.run(self.plain, call, visit, self._corrections(visit))
         if result.features is not None and result.features.H is None and reads_drift(self.settings.policy):
             self._say("the policy follows what enters the first block, and that cannot be told apart; keep=1 helps")
         return result
 
     def _corrections(self, visit: Visit) -> Corrections | None:
-        """The calibration's, where this run is like the calibrated one."""
+        """The calibration's, where this run is like the calibrated one, and has no policy of its own."""
+        if visit.run.policy is not self.settings.policy:
+            return None
         corrections = self.settings.corrections
         mismatch = mismatch_of(self.settings.policy, visit.at.view)
         if mismatch is None:
             return corrections
         dropped = "" if corrections is None else ", without corrections"
-        self.counters.because(f"calibration: {mismatch}; full steps are placed by timestep{dropped}")
+        self.ledger.because(f"calibration: {mismatch}; full steps are placed by timestep{dropped}")
         return None
 
     def _refused(self, engine: Engine, reason: str) -> None:
@@ -155,13 +161,15 @@ class CachedForward(Override):
         if engine is self.engines[-1]:
             self._say(reason)
         else:
-            self.counters.because(f"{engine.name}: {reason}")
+            self.ledger.because(f"{engine.name}: {reason}")
 
     def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         """The call, or None where it must run as if nothing were there."""
         reason = why_plain(self.module, args, kwargs, self.settings.training)
         if reason is None:
-            state = self.state.read() if self.settings.policy.caches else None
+            word = said_of(self.module)
+            policy = self.settings.policy if word is None or word.policy is None else word.policy
+            state = self.state.read() if policy.caches else None
             reason = self.training.why_plain(state) if state is not None else None
         if reason is None:
             call = self.reader.read(args, kwargs, self.lane_names.name, state)
@@ -175,8 +183,8 @@ class CachedForward(Override):
         """Note why nothing is cached, and warn, once, where nothing was ever cached."""
         if not self.on:  # restored meanwhile, by another thread
             return
-        self.counters.because(reason)
-        if not self._warned and not self.counters.cached_steps:
+        self.ledger.because(reason)
+        if not self._warned and not self.ledger.all.cached_steps:
             self._warned = True
             warnings.warn(f"skipcache caches nothing: {reason}", UserWarning, stacklevel=2)
 
@@ -184,67 +192,30 @@ class CachedForward(Override):
     def _note_compiled(self) -> None:
         """torch.compile runs this itself, once, while it looks at `__call__`."""
         if self.on:
-            self.counters.because(COMPILED)
+            self.ledger.because(COMPILED)
             warnings.warn(f"skipcache caches nothing: {COMPILED}", UserWarning, stacklevel=2)
 
     def _lose(self, reason: str) -> None:
         """A step that the policy would have cached ran in full. One may be a change of engines; three are not."""
         self._lost += 1
-        (self._say if self._lost >= LOST_BEFORE_WARNING else self.counters.because)(reason)
+        (self._say if self._lost >= LOST_BEFORE_WARNING else self.ledger.because)(reason)
 
-    # counting
+    def report(self, name: str | None = None) -> Report:
+        """What was done since `accelerate` or `reset`, or in the run called `name`."""
+        runs = self.runs.all if name is None else [run for run in self.runs.all if run.named == name]
+        unseen = unnoticed(self, self.pipelines, bool(self.ledger.all.calls))
+        return self.ledger.report(name, (x for run in runs for x in run.tensors), unseen)
 
-    def _count(self, call: Call, visit: Visit, result: StepResult) -> None:
-        """What was done, after it was done."""
-        if visit.opens_step and visit.step == 0:
-            note = note_of(self.settings.policy, visit.at.view)
-            if note is not None:
-                self.counters.because(note)
-        if result.full and not visit.full and result.reason is not None:
-            self._lose(result.reason)
-        depth = len(self.settings.stack.blocks)
-        self.counters.count(visit, call.signature, result.full, result.blocks_run, depth)
-        if result.engine:
-            self.counters.serve(result.engine)
-        if self._outlines.get(call.signature) is None:
-            self._outlines.put(call.signature, blank_call(call))
-
-    def report(self) -> Report:
-        """What was done since `accelerate` or `reset`."""
-        counters = self.counters
-        speedup, why = self._speedup()
-        return Report(
-            full_steps=counters.full_steps,
-            cached_steps=counters.cached_steps,
-            blocks_run=counters.blocks_run,
-            blocks_saved=counters.blocks_saved,
-            ideal_speedup=speedup,
-            cache_bytes=sum(x.numel() * x.element_size() for x in self.runs.tensors),
-            engine=" and ".join(counters.engines) or self.engines[0].name,
-            full_at=counters.full_at,
-            reasons=(
-                *counters.reasons,
-                *([] if why is None else [why]),
-                *unnoticed(self, self.pipelines, bool(counters.calls)),
-            ),
-        )
-
-    def _speedup(self) -> tuple[float | None, str | None]:
-        """The ideal one: by FLOPs, or by blocks, and then why."""
-        try:
-            return ideal_speedup(self.counters.calls, self._outlines.values(), self._flops), None
-        except Uncounted as error:
-            run, saved = self.counters.blocks_run, self.counters.blocks_saved
-            return (run + saved) / run, f"the ideal speedup is that of blocks, since FLOPs cannot be counted: {error}"
-
-    def _flops(self, blank: Call) -> tuple[int, int]:
-        return self._costs.of(next((e for e in self.engines if e.serves(blank)), None), blank)
+    def end(self, name: str) -> None:
+        """The run called `name` is over."""
+        self.runs.forget(name)
+        self.ledger.forget(name)
 
     def graphs(self) -> Graphs:
         """The fx engine's; raises ValueError, with the reason, where it has served no call."""
         found = next((e.graphs() for e in self.engines if isinstance(e, FxEngine)), None)
         if found is None:
-            said = [reason for reason in self.counters.reasons if reason.startswith("fx: ")]
+            said = [reason for reason in self.ledger.all.reasons if reason.startswith("fx: ")]
             if self.settings.engine == "hooks":
                 said = ["it is accelerated with engine='hooks'"]
             why = "; ".join(said) or "call the model once first, under torch.no_grad()"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
@@ -26,6 +27,7 @@ class Report:
         full_at: the steps of the last trajectory that were full, counted from 0.
         reasons: why steps were full that the policy would have cached, why another engine serves,
             or why blocks were counted in place of FLOPs.
+        evictions: how many runs lost their features to `cache_limit`; the next step of each was full.
     """
 
     full_steps: int
@@ -37,6 +39,11 @@ class Report:
     engine: str
     full_at: tuple[int, ...] = ()
     reasons: tuple[str, ...] = ()
+    evictions: int = 0
+
+    def to_json(self) -> str:
+        """All fields, as a JSON object."""
+        return json.dumps(asdict(self))
 
     def __str__(self) -> str:
         console = Console(file=io.StringIO(), width=100)
@@ -54,6 +61,7 @@ class Report:
             ("ideal speedup", speedup),
             ("cache", f"{self.cache_bytes / 2**20:.2f} MiB"),
             ("engine", self.engine),
+            *([("evictions", self.evictions)] if self.evictions else []),
             ("full at", " ".join(map(str, self.full_at)) or "-"),
         ):
             table.add_row(name, str(value))

@@ -8,7 +8,7 @@ from torch import nn
 
 from skipcache.branches import branches_of, planned, stack_of
 from skipcache.engines.fx import Options
-from skipcache.policies import Interval, Policy, Spread
+from skipcache.policies import Interval, Policy, Spread, check_count
 from skipcache.predictors import Damped, Hold, Predictor
 from skipcache.runtime.corrections import Corrections
 from skipcache.runtime.plain import TRAINING
@@ -29,6 +29,7 @@ class Settings:
     compile: Options = False
     corrections: Corrections | None = None
     training: str = "plain"
+    cache_limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Request:
     stack: Stack | None = None
     corrections: Corrections | None = None
     training: str = "plain"
+    cache_limit: int | None = None
 
     def __post_init__(self) -> None:
         given = {"interval": self.interval, "policy": self.policy, "speedup": self.speedup}
@@ -64,6 +66,8 @@ class Request:
             raise ValueError(f"engine: expected 'auto', 'fx' or 'hooks', got {self.engine!r}")
         if self.training not in TRAINING:
             raise ValueError(f"training: expected 'plain' or 'ignore', got {self.training!r}")
+        if self.cache_limit is not None:
+            check_count("accelerate", "cache_limit", self.cache_limit)
         if not isinstance(self.compile, (bool, dict)):
             raise TypeError(
                 f"compile: expected True, False or a dict of options for torch.compile, got {self.compile!r}"
@@ -88,6 +92,7 @@ class Request:
             self.compile,
             self.corrections,
             self.training,
+            self.cache_limit,
         )
 
     def _policy(self, plan: Plan) -> Policy:

@@ -1,16 +1,14 @@
 from skipcache.trajectory.cache import FeatureCache
 from skipcache.trajectory.call import WRITES, Call, CallReader, blank_call, versions, zero_call
-from skipcache.trajectory.lane_names import NamedLanes
 from skipcache.trajectory.mark import Mark
 from skipcache.trajectory.places import OpenStep, Repeat, Visit
 from skipcache.trajectory.runs import Runs
 from skipcache.trajectory.time import timestep_values
 from skipcache.trajectory.trajectory import Trajectory
-from skipcache.trajectory.word import Word, said_of, saying
+from skipcache.trajectory.word import NamedLanes, Word, said_of, saying
 
 __all__ = [
     "WRITES",
-    "Word",
     "Call",
     "CallReader",
     "FeatureCache",
@@ -21,6 +19,7 @@ __all__ = [
     "Runs",
     "Trajectory",
     "Visit",
+    "Word",
     "blank_call",
     "said_of",
     "saying",

@@ -10,13 +10,14 @@ conditioning changes a little only: another text on each step is another lane on
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from skipcache.trajectory.cache import FeatureCache
 from skipcache.trajectory.call import Call
 from skipcache.trajectory.drift import farthest
+from skipcache.trajectory.evidence import Evidence
 from skipcache.trajectory.mark import Mark, angle
 from skipcache.trajectory.sample import Seen
 
@@ -63,32 +64,6 @@ class Lane:
         """Those of `leaves`, indices into the call's conditioning, that are not this lane's."""
         marks, values = self.conditioning, call.conditioning
         return {i for i in leaves if not (marks[i].same(values[i]) or (by_value and marks[i].equal(values[i])))}
-
-
-@dataclass(eq=False)
-class Evidence:
-    """What was seen of the conditioning of calls of one structure, by index of the leaf.
-
-    Attributes:
-        proven: leaves that some lane had again at a later step.
-        missed: leaves that no lane had, with the step at which that was first seen.
-        volatile: leaves that no lane had at two steps: they change on every call.
-    """
-
-    proven: set[int] = field(default_factory=set)
-    missed: dict[int, int] = field(default_factory=dict)
-    volatile: set[int] = field(default_factory=set)
-
-    def with_misses(self, missed: set[int], last_step: int) -> Evidence:
-        """What is known after a call whose leaves `missed` were no lane's."""
-        first, volatile = dict(self.missed), set(self.volatile)
-        for i in missed - self.proven:
-            if first.setdefault(i, last_step) != last_step:
-                volatile.add(i)
-        return Evidence(self.proven, first, volatile)
-
-    def with_proven(self, leaves: set[int]) -> Evidence:
-        return Evidence(self.proven | leaves, self.missed, self.volatile)
 
 
 @dataclass(frozen=True, eq=False)

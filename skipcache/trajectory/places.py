@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from skipcache.blocks import on_host
 from skipcache.policies import Step
-from skipcache.trajectory.lanes import Found, Lane
-from skipcache.trajectory.time import Instant
+from skipcache.trajectory.lanes import Found, Lane, Lanes
+from skipcache.trajectory.time import Direction, Instant
 
 if TYPE_CHECKING:
     from skipcache.trajectory.trajectory import Trajectory
@@ -106,3 +107,24 @@ class Visit:
         """The model gave `output`, and the sampler goes on with it."""
         if self.lane.seen is not None:
             self.lane.seen.note(output)
+
+
+def view_of(
+    instant: Instant, last: OpenStep | None, index: int, since: int, direction: Direction, lanes: Lanes
+) -> Step:
+    """What policies see of the step that opens at `instant`, `since` steps after the last full one."""
+    run = instant.run
+    before, before_at = (None, -1) if last is None else (last.instant, last.index)
+    return Step(
+        index,
+        timesteps=lambda: instant.timesteps,
+        before=None if before is None else lambda: before.timesteps,
+        direction=lambda: direction.sense if run is None else run.direction,
+        count=None if run is None else len(run.timesteps),
+        position=instant.position,
+        scheduler=None if run is None or run.scheduler is None else type(run.scheduler).__name__,
+        noisy=run is not None and run.is_noisy,
+        on_host=on_host(instant.timestep),
+        since=since,
+        drift=lambda: lanes.drift(before_at),
+    )

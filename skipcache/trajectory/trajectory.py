@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from skipcache.blocks import Streams, on_host
-from skipcache.policies import Policy, Step, reads_drift
+from skipcache.policies import Policy, reads_drift
 from skipcache.predictors import Predictor
 from skipcache.trajectory.call import Call
 from skipcache.trajectory.lanes import Found, Lane, Lanes
-from skipcache.trajectory.places import Fits, NewRun, OpenStep, Place, Repeat, Visit
+from skipcache.trajectory.places import Fits, NewRun, OpenStep, Place, Repeat, Visit, view_of
 from skipcache.trajectory.processes import agreed
 from skipcache.trajectory.sample import RECENT, Turn
 from skipcache.trajectory.time import Direction, Instant, SchedulerRun, direction, same_run
@@ -214,7 +214,7 @@ class Trajectory:
         before = -1 if last is None else last.index
         index = before + (1 if last is None else steps)
         self.lanes.forget_before(self._last_full)
-        view = self._view(instant, last, index)
+        view = view_of(instant, last, index, index - self._last_full, self.direction, self.lanes)
         full = forced or self.policy.full(view)
         self.at = OpenStep(index, before, instant, view, full)
         self._last_full = index if full else self._last_full
@@ -231,23 +231,6 @@ class Trajectory:
             self.direction.learn(last.instant.timesteps, instant.timesteps)
         one_time = instant.run is None and last.instant.timesteps == instant.timesteps
         return one_time or self._in_turns
-
-    def _view(self, instant: Instant, last: OpenStep | None, index: int) -> Step:
-        lanes, run, direction = self.lanes, instant.run, self.direction
-        before, before_at = (None, -1) if last is None else (last.instant, last.index)
-        return Step(
-            index,
-            timesteps=lambda: instant.timesteps,
-            before=None if before is None else lambda: before.timesteps,
-            direction=lambda: direction.sense if run is None else run.direction,
-            count=None if run is None else len(run.timesteps),
-            position=instant.position,
-            scheduler=None if run is None or run.scheduler is None else type(run.scheduler).__name__,
-            noisy=run is not None and run.is_noisy,
-            on_host=on_host(instant.timestep),
-            since=index - self._last_full,
-            drift=lambda: lanes.drift(before_at),
-        )
 
 
 def _reads(call: Call, instant: Instant, found: Found | None = None) -> bool:

@@ -10,7 +10,7 @@ from skipcache.policies import Schedule
 from skipcache.predictors import Hold
 from skipcache.runtime.corrections import correctable, main_output, with_main_output
 from skipcache.runtime.step import StepRunner, depth_of
-from skipcache.trajectory import WRITES, CallReader, Trajectory
+from skipcache.trajectory import WRITES, CallReader, Runs
 
 READER = CallReader(("x", "t"), "x", "t")
 
@@ -62,12 +62,12 @@ class Runner:
         self.refused, self.noted = [], []
         refused = lambda engine, reason: self.refused.append((engine.name, reason))  # noqa: E731
         self.runner = StepRunner(torch.nn.Module(), engines, Hold(), refused, self.noted.append)
-        self.trajectory = Trajectory(Schedule(full_steps), Hold())
+        self.runs = Runs(Schedule(full_steps), Hold())
 
     def __call__(self, t, corrector=None):
         call = READER.read((torch.full((1, 2), float(t)), t), {})
-        visit = self.trajectory.visit(call)
-        return self.runner.run(plain, call, self.trajectory, visit, corrector)
+        visit = self.runs.visit(call)
+        return self.runner.run(plain, call, visit, corrector)
 
 
 def test_a_full_step_is_recorded_and_cached_ones_follow():

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from skipcache.trajectory.lane_names import NamedLanes
+from skipcache.trajectory.word import NamedLanes
 
 
 class Model:
