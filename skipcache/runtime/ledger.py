@@ -104,4 +104,6 @@ class Ledger:
             return (run + saved) / run, f"the ideal speedup is that of blocks, since FLOPs cannot be counted: {error}"
 
     def _flops(self, blank: Call) -> tuple[int, int]:
-        return self._costs.of(next((e for e in self.engines if e.serves(blank)), None), blank)
+        serving = next((e for e in self.engines if e.serves(blank)), None)
+        served = next((e for e in self.engines if e.name in self.all.engines), None)  # the model has changed since
+        return self._costs.of(serving or served, blank)

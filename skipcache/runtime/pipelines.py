@@ -48,7 +48,8 @@ class Pipelines:
         found = (getattr(p, "scheduler", None) for p in (alive if calling is None else [calling]))
         schedulers = [scheduler for scheduler in found if scheduler is not None]
         if calling is not None:
-            self._driven = {id(scheduler): getattr(scheduler, "timesteps", None) for scheduler in schedulers}
+            driven = {id(scheduler): getattr(scheduler, "timesteps", None) for scheduler in schedulers}
+            self._driven = {**dict(list(self._driven.items())[-8:]), **driven}
             return schedulers, True
         return [s for s in schedulers if self._driven.get(id(s), s) is not getattr(s, "timesteps", None)], False
 

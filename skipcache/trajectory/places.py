@@ -64,10 +64,12 @@ class NewRun:
         in_turns: at the very time of a run came another sample with its conditioning, and samples are not read. The
             two may be tiles of one image: neither may then reuse anything.
         instead: all but its sample said that the call goes on with the run before.
+        turn: of that sample, where it may be the same run nevertheless, whose sampler begins to clip or to draw noise.
     """
 
     in_turns: bool = False
     instead: bool = False
+    turn: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

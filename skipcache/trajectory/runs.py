@@ -183,7 +183,8 @@ class Runs:
                 run.doubt()
         begins = [place for _, place in places if isinstance(place, NewRun)]
         in_turns, instead = (any(getattr(place, name) for place in begins) for name in ("in_turns", "instead"))
-        return Trajectory(self.policy, self.predictor), NewRun(in_turns or bool(sure), instead)
+        turn = begins[0].turn if begins and begins[0] is places[0][1] else None
+        return Trajectory(self.policy, self.predictor), NewRun(in_turns or bool(sure), instead, turn)
 
     def _elsewhere(self, thread: Thread) -> list[Trajectory]:
         return [run for other in list(self._threads) if other is not thread for run in other.runs]

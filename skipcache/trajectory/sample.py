@@ -36,6 +36,7 @@ from skipcache.trajectory.mark import Mark
 LEAST = 0.05  # a turn that any sampler may make
 STRICT = (0.01, 0.03)  # one that a sampler makes that draws no noise, in float32 and in 16 bits
 KNOWN = 0.3  # one at the second step of a scheduler that is known to draw no noise: pipelines may mask the sample
+ODD = 0.6  # what a sampler may turn that has turned less before
 GROWTH = 3.0
 RECENT = 4
 EXPLAINED = 0.2  # the part of the sample's square that must lie in the span where nothing is known of the sampler

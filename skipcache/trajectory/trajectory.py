@@ -18,7 +18,7 @@ from skipcache.trajectory.call import Call
 from skipcache.trajectory.lanes import Found, Lane, Lanes
 from skipcache.trajectory.places import Fits, NewRun, OpenStep, Place, Repeat, Visit, view_of
 from skipcache.trajectory.processes import agreed
-from skipcache.trajectory.sample import RECENT, Turn
+from skipcache.trajectory.sample import ODD, RECENT, Turn
 from skipcache.trajectory.time import Direction, Instant, SchedulerRun, direction, same_run
 
 
@@ -50,9 +50,9 @@ class Trajectory:
         self.goes_on = False
         self.named, self.said = named, said
         self.used = 0
-        self.turns: list[float] = []
+        self.turns = [begun.turn] if begun is not None and begun.turn is not None else []
         self._in_turns = begun is not None and begun.in_turns  # another run seems to be called in turns with this one
-        self._strict = begun is not None and begun.instead
+        self._strict = begun is not None and begun.instead and begun.turn is None
         self._last_full = -1
 
     @property
@@ -130,7 +130,7 @@ class Trajectory:
         turn = self._turn(call, found, instant)
         if turn is not None and not self._goes_on(turn, instant):
             # At one time another sample with another text is a lane (areas of one image), else it is another run.
-            return NewRun(instead=True) if steps or found.lane is not None else Fits(instant, 0, found)
+            return self._instead(turn) if steps or found.lane is not None else Fits(instant, 0, found)
         known = instant.position is not None and (found.is_same or found.is_equal)
         sure = turn is not None or (known and not self._in_turns)
         return Fits(instant, steps, found, None if turn is None else turn.size, sure)
@@ -162,15 +162,22 @@ class Trajectory:
             return None
         assert self.at is not None
         seen = self.lanes.seen_by(found.lane, (self.at.index, self.at.before))
-        turns = [x.turn(call.samples) for x in seen if x.fits(call.samples)]
+        turns = [x.turn(call.samples) for x in seen if x.outputs and x.fits(call.samples)]
         return min(turns, key=lambda turn: turn.size) if turns else None
 
     def _goes_on(self, turn: Turn, instant: Instant) -> bool:
         """Rising timesteps, too, are those of samplers that draw no noise (flow models, inversion)."""
         assert self.at is not None
         run, last = instant.run, self.at.instant
-        calm = run.is_linear if run is not None else direction(last.timesteps, instant.timesteps) == 1
+        if run is not None and not run.is_linear:
+            return turn.fits([])  # it may clip
+        calm = run is not None or direction(last.timesteps, instant.timesteps) == 1
         return turn.fits(self.turns, self._strict, calm)
+
+    def _instead(self, turn: Turn) -> NewRun:
+        """Where a run whose samples went on has turned more than before, the new run knows by how much."""
+        known = bool(self.turns) and not self._strict and turn.size <= ODD
+        return NewRun(instead=True, turn=turn.size if known else None)
 
     # Taking a call in
 

@@ -161,7 +161,7 @@ def test_separate_guidance_is_two_lanes():
     report = skipcache.report(pipe)
     assert (report.full_steps, report.cached_steps) == (3, 4)
     assert report.blocks_run + report.blocks_saved == 2 * 7 * 4
-    assert len(pipe.transformer.__dict__["forward"]._trajectory().lanes.all) == 2
+    assert len(pipe.transformer.__dict__["forward"].runs.latest.lanes.all) == 2
 
 
 def test_a_pipeline_of_two_denoisers_reports_by_component():

@@ -42,7 +42,7 @@ def test_hold_keeps_a_reference_not_a_copy():
     kwargs, _, _ = inputs("dit", model)
     with torch.no_grad():
         model(**kwargs, timestep=torch.full((2,), 500))
-    (trajectory,) = model.__dict__["forward"]._trajectories
+    (trajectory,) = model.__dict__["forward"].runs.all
     assert trajectory.tensors[0].data_ptr() == seen[0]
 
 

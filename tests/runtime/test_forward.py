@@ -51,7 +51,7 @@ def test_some_calls_run_as_if_nothing_were_there_and_one_warning_says_why(kind):
         for _ in range(3):
             with pytest.raises(TypeError) if kind == "no timestep" else contextlib.nullcontext():
                 model(**calls)
-    assert len(warned) == 1 and forward.counters.full_steps == forward.counters.cached_steps == 0
+    assert len(warned) == 1 and forward.ledger.all.full_steps == forward.ledger.all.cached_steps == 0
     assert any(reason in because for because in forward.report().reasons)
 
 

@@ -32,8 +32,11 @@ def test_the_scheduler_of_the_pipeline_that_is_calling():
     one, other, pipelines = Pipeline(), Pipeline(), Pipelines()
     for pipeline in (one, other, one):
         pipelines.serve(pipeline)
-    assert one(pipelines) == ([one.scheduler], True) and other(pipelines) == ([other.scheduler], True)
     assert pipelines.schedulers() == ([one.scheduler, other.scheduler], False), "none of them is seen to call"
+    assert one(pipelines) == ([one.scheduler], True)
+    assert pipelines.schedulers() == ([other.scheduler], False), "the other one's run is that of its pipeline"
+    one.scheduler.timesteps = torch.tensor([700.0])
+    assert pipelines.schedulers() == ([one.scheduler, other.scheduler], False), "until it begins another one"
 
 
 def test_a_scheduler_that_is_replaced_is_read_anew():
@@ -57,9 +60,9 @@ def test_a_copy_of_a_model_finds_the_pipeline_that_calls_it():
     model, pipeline, other = nn.Linear(1, 1), Pipeline(), Pipeline()
     pipeline.transformer = model
     pipelines = Pipelines(orphan=model)
-    assert pipelines.schedulers() == [] and other(pipelines) == [] and pipelines.absent
-    assert pipeline(pipelines) == [pipeline.scheduler] and not pipelines.absent
-    assert pipelines.schedulers() == [pipeline.scheduler] and pipelines.expected
+    assert pipelines.schedulers() == other(pipelines) == ([], False) and pipelines.absent
+    assert pipeline(pipelines) == ([pipeline.scheduler], True) and not pipelines.absent
+    assert pipelines.alive() == [pipeline] and pipelines.expected
     assert not Pipelines().expected and Pipelines(orphan=model).expected
 
 
