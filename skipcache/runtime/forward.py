@@ -16,7 +16,7 @@ from skipcache.engines.hooks import HookEngine
 from skipcache.policies import mismatch_of, note_of, reads_drift
 from skipcache.runtime.corrections import Corrections
 from skipcache.runtime.counters import Counters
-from skipcache.runtime.flops import Costs, Uncounted, ideal_speedup
+from skipcache.runtime.flops import Costs, speedup_of
 from skipcache.runtime.pipelines import Pipelines
 from skipcache.runtime.plain import COMPILED, REPEATED, TrainingMode, unnoticed, why_plain
 from skipcache.runtime.report import Report
@@ -212,7 +212,7 @@ class CachedForward(Override):
     def report(self) -> Report:
         """What was done since `accelerate` or `reset`."""
         counters = self.counters
-        speedup, why = self._speedup()
+        speedup, why = speedup_of(counters, self._outlines.values(), self._flops)
         return Report(
             full_steps=counters.full_steps,
             cached_steps=counters.cached_steps,
@@ -224,18 +224,10 @@ class CachedForward(Override):
             full_at=counters.full_at,
             reasons=(
                 *counters.reasons,
-                *([] if why is None else [why]),
+                *why,
                 *unnoticed(self, self.pipelines, bool(counters.calls)),
             ),
         )
-
-    def _speedup(self) -> tuple[float | None, str | None]:
-        """The ideal one: by FLOPs, or by blocks, and then why."""
-        try:
-            return ideal_speedup(self.counters.calls, self._outlines.values(), self._flops), None
-        except Uncounted as error:
-            run, saved = self.counters.blocks_run, self.counters.blocks_saved
-            return (run + saved) / run, f"the ideal speedup is that of blocks, since FLOPs cannot be counted: {error}"
 
     def _flops(self, blank: Call) -> tuple[int, int]:
         return self._costs.of(next((e for e in self.engines if e.serves(blank)), None), blank)

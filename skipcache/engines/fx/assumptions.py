@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from skipcache.blocks import REGISTRIES, WRAPPERS
 from skipcache.engines.fx.errors import Untraceable
 from skipcache.engines.fx.reads import Reads, class_places, is_foreign
+from skipcache.trajectory import Call
 
 PLAIN = (bool, int, float, str, bytes, torch.dtype, torch.device)
 _NOT_OURS = WRAPPERS | REGISTRIES
@@ -81,6 +82,13 @@ class Guard:
                 if p is not None and p.is_floating_point():
                     self._note(inner._parameters, [name])
                     return
+
+
+def unfit_argument(call: Call) -> str | None:
+    """What is in an object, or in a NumPy array, shows in no signature."""
+    odd = (x for x in call.conditioning if not (x is None or isinstance(x, PLAIN)))
+    kind = next((type(x).__name__ for x in odd if not isinstance(x, Tensor)), None)
+    return kind and f"an argument is of type {kind}, and a graph would take what is in it for constant"
 
 
 class _Look(tuple[Any, ...]):
