@@ -11,13 +11,14 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from skipcache.blocks import REGISTRIES, WRAPPERS
+from skipcache.blocks import REGISTRIES, TORCH, WRAPPERS
 from skipcache.engines.fx.errors import Untraceable
 from skipcache.engines.fx.reads import Reads, class_places, is_foreign
 from skipcache.trajectory import Call
 
 PLAIN = (bool, int, float, str, bytes, torch.dtype, torch.device)
 _NOT_OURS = WRAPPERS | REGISTRIES
+_AROUND = TORCH - {"training"}
 _DEPTH = 4  # how far into containers and objects a guard looks
 _MOST = 1 << 14  # bytes of a NumPy array that are compared on each call
 _AS_THEY_ARE = (type, types.ModuleType, types.FunctionType, types.MethodType, nn.Module)
@@ -31,7 +32,13 @@ class Guard:
     anew; their devices, since offloading moves weights between steps; and what else goes on inside a leaf.
     """
 
-    def __init__(self, glue: Iterable[nn.Module], leaves: Iterable[nn.Module], reads: Reads | None = None) -> None:
+    def __init__(
+        self,
+        glue: Iterable[nn.Module],
+        leaves: Iterable[nn.Module],
+        reads: Reads | None = None,
+        model: nn.Module | None = None,
+    ) -> None:
         self._same: list[tuple[Mapping[str, Any], str, Any]] = []
         self._equal: list[tuple[Mapping[str, Any], str, Any, Any]] = []
         self._alike: list[tuple[Mapping[str, Any], str, Any]] = []
@@ -42,7 +49,8 @@ class Guard:
             for held in (module._modules, module._parameters, module._buffers):
                 self._sizes.append((held, len(held)))
                 self._note(held, held)
-            self._note(module.__dict__, module.__dict__.keys() - _NOT_OURS)
+            around = _AROUND if module is model else frozenset()  # what runs outside of the model's forward
+            self._note(module.__dict__, module.__dict__.keys() - _NOT_OURS - around)
         for module in leaves:
             self._note_first_parameter(module)
         if reads is not None:
