@@ -15,6 +15,7 @@ from torch.utils.flop_counter import flop_registry
 
 from skipcache.blocks import META, Unlike, Weightless, quietly, weightless
 from skipcache.engines import Recent
+from skipcache.runtime.counters import Counters
 from skipcache.trajectory import Call, zero_call
 
 MAX_KNOWN = 16
@@ -60,6 +61,18 @@ def _tried(model: nn.Module, engine: Rehearsing | None, blank: Call) -> tuple[in
     except Exception as error:  # a forward may do anything on tensors without values
         said = str(error).strip().splitlines() or [""]
         return Uncounted(f"on a copy without weights its forward raises {type(error).__name__}: {said[0][:120]}")
+
+
+def speedup_of(
+    counters: Counters, outlines: Iterable[Call], count: Callable[[Call], tuple[int, int]]
+) -> tuple[float | None, list[str]]:
+    """The ideal one: by FLOPs, or by blocks, and then why."""
+    try:
+        return ideal_speedup(counters.calls, outlines, count), []
+    except Uncounted as error:
+        run, saved = counters.blocks_run, counters.blocks_saved
+        why = f"the ideal speedup is that of blocks, since FLOPs cannot be counted: {error}"
+        return (run + saved) / run, [why]
 
 
 def ideal_speedup(

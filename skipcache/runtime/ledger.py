@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from skipcache.engines import Engine, Recent, StepResult
 from skipcache.policies import note_of
 from skipcache.runtime.counters import Counters
-from skipcache.runtime.flops import Costs, Uncounted, ideal_speedup
+from skipcache.runtime.flops import Costs, speedup_of
 from skipcache.runtime.report import Report
 from skipcache.trajectory import Call, Visit, blank_call
 
@@ -70,7 +70,7 @@ class Ledger:
             raise ValueError(
                 f"no call was made in a run called {name!r}; its calls go inside of `with skipcache.run(...)`"
             )
-        speedup, why = self._speedup(counters)
+        speedup, why = speedup_of(counters, self._outlines.values(), self._flops)
         return Report(
             full_steps=counters.full_steps,
             cached_steps=counters.cached_steps,
@@ -80,7 +80,7 @@ class Ledger:
             cache_bytes=sum(x.numel() * x.element_size() for x in cached),
             engine=" and ".join(counters.engines) or self.engines[0].name,
             full_at=counters.full_at,
-            reasons=(*counters.reasons, *([] if why is None else [why]), *more),
+            reasons=(*counters.reasons, *why, *more),
             evictions=counters.evictions,
         )
 
@@ -94,14 +94,6 @@ class Ledger:
         while len(self._named) > MAX_NAMED:
             self.forget(next(iter(self._named)))
         return [self.all, named]
-
-    def _speedup(self, counters: Counters) -> tuple[float | None, str | None]:
-        """The ideal one: by FLOPs, or by blocks, and then why."""
-        try:
-            return ideal_speedup(counters.calls, self._outlines.values(), self._flops), None
-        except Uncounted as error:
-            run, saved = counters.blocks_run, counters.blocks_saved
-            return (run + saved) / run, f"the ideal speedup is that of blocks, since FLOPs cannot be counted: {error}"
 
     def _flops(self, blank: Call) -> tuple[int, int]:
         serving = next((e for e in self.engines if e.serves(blank)), None)

@@ -172,7 +172,7 @@ def _as_changes(e: Tensor, shape: torch.Size) -> list[Rows]:
     """An output as rows like the sample's: without learned variances. Where the model answers for some channels only
     (inpainting), the sampler changes these alone: their part of the sample is a vector of its own.
     """
-    if e.ndim != len(shape) or e.ndim < 2 or not e.is_floating_point():
+    if e.ndim != len(shape) or e.ndim < 2 or not e.is_floating_point() or e.is_meta:
         return []
     if e.shape[:1] + e.shape[2:] != shape[:1] + shape[2:]:
         return []

@@ -242,7 +242,7 @@ class Trajectory:
 
 def _reads(call: Call, instant: Instant, found: Found | None = None) -> bool:
     """The sample is evidence: on the host, and on a device where something else was read there already."""
-    if call.sample.is_meta or (instant.run is not None and instant.run.is_noisy):
+    if any(x.is_meta for x in call.samples) or (instant.run is not None and instant.run.is_noisy):
         return False
     doubt = found is not None and found.lane is not None and not found.is_same
     return instant.run is None or on_host(call.sample) or doubt

@@ -11,26 +11,36 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from skipcache.blocks import REGISTRIES, WRAPPERS
+from skipcache.blocks import REGISTRIES, TORCH, WRAPPERS
 from skipcache.engines.fx.errors import Untraceable
 from skipcache.engines.fx.reads import Reads, class_places, is_foreign
+from skipcache.trajectory import Call
 
 PLAIN = (bool, int, float, str, bytes, torch.dtype, torch.device)
 _NOT_OURS = WRAPPERS | REGISTRIES
+_AROUND = TORCH - {"training"}
 _DEPTH = 4  # how far into containers and objects a guard looks
 _MOST = 1 << 14  # bytes of a NumPy array that are compared on each call
 _AS_THEY_ARE = (type, types.ModuleType, types.FunctionType, types.MethodType, nn.Module)
 
 
 class Guard:
-    """Holds while glue modules have the attributes, children and tensors that they had, and leaves their dtypes.
+    """Holds while glue modules have the children, tensors and attributes that they had, and leaves their dtypes.
+
+    Of the attributes those count that the code names which ran while the forward was traced.
 
     So it does while what the forward's code could read beside them is what it was: globals, attributes of classes,
     closures, and what is in the objects among all of these. Not looked at: the values of tensors, which a graph reads
     anew; their devices, since offloading moves weights between steps; and what else goes on inside a leaf.
     """
 
-    def __init__(self, glue: Iterable[nn.Module], leaves: Iterable[nn.Module], reads: Reads | None = None) -> None:
+    def __init__(
+        self,
+        glue: Iterable[nn.Module],
+        leaves: Iterable[nn.Module],
+        reads: Reads | None = None,
+        model: nn.Module | None = None,
+    ) -> None:
         self._same: list[tuple[Mapping[str, Any], str, Any]] = []
         self._equal: list[tuple[Mapping[str, Any], str, Any, Any]] = []
         self._alike: list[tuple[Mapping[str, Any], str, Any]] = []
@@ -41,7 +51,9 @@ class Guard:
             for held in (module._modules, module._parameters, module._buffers):
                 self._sizes.append((held, len(held)))
                 self._note(held, held)
-            self._note(module.__dict__, module.__dict__.keys() - _NOT_OURS)
+            around = _AROUND if module is model else frozenset()  # what runs outside of the model's forward
+            kept = module.__dict__.keys() - _NOT_OURS - around
+            self._note(module.__dict__, kept if reads is None else kept & reads.names)
         for module in leaves:
             self._note_first_parameter(module)
         if reads is not None:
@@ -81,6 +93,13 @@ class Guard:
                 if p is not None and p.is_floating_point():
                     self._note(inner._parameters, [name])
                     return
+
+
+def unfit_argument(call: Call) -> str | None:
+    """What is in an object, or in a NumPy array, shows in no signature."""
+    odd = (x for x in call.conditioning if not (x is None or isinstance(x, PLAIN)))
+    kind = next((type(x).__name__ for x in odd if not isinstance(x, Tensor)), None)
+    return kind and f"an argument is of type {kind}, and a graph would take what is in it for constant"
 
 
 class _Look(tuple[Any, ...]):

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from skipcache.blocks import Outside, is_bound_to, own_forward, quietly
 from skipcache.engines import Features, Recent, StepResult, lost_effects, same_output
-from skipcache.engines.fx.assumptions import PLAIN
+from skipcache.engines.fx.assumptions import unfit_argument
 from skipcache.engines.fx.decorators import innermost, rewrapped
-from skipcache.engines.fx.errors import Stale, Untraceable
+from skipcache.engines.fx.errors import Stale, Untraceable, of_compiling, reason_of
 from skipcache.engines.fx.programs import Graphs, Options, Programs
 from skipcache.engines.fx.recording import record
 from skipcache.predictors import Hold, Prediction
@@ -82,7 +82,7 @@ class FxEngine:
 
     def refusal(self, call: Call) -> str | None:
         found = self._programs.get(call.signature)
-        return found.reason if isinstance(found, Refused) else _unfit_argument(call)
+        return found.reason if isinstance(found, Refused) else unfit_argument(call)
 
     def serves(self, call: Call) -> bool:
         """There are programs for calls like this one, and the model is still the one that they were made of."""
@@ -95,7 +95,7 @@ class FxEngine:
         try:
             programs.cached_program(prediction)
         except Exception as error:  # a predictor of the user's own may do what a graph cannot
-            self._keep(call, Refused(_reason(error)))
+            self._keep(call, Refused(reason_of(error)))
             return False
         return True
 
@@ -110,9 +110,9 @@ class FxEngine:
         try:
             return self._decorated(self._full, call)
         except Exception as error:
-            if not _of_compiling(error):
+            if not of_compiling(error):
                 raise
-            self._keep(call, Refused(_reason(error)))
+            self._keep(call, Refused(reason_of(error)))
             return self._plain(forward, call)
 
     def cached(self, forward: Callable[..., Any], call: Call, prediction: Prediction) -> StepResult:
@@ -129,9 +129,9 @@ class FxEngine:
             except Stale:
                 return self._first(call)
             except Exception as error:
-                if not (isinstance(error, Untraceable) or _of_compiling(error)):
+                if not (isinstance(error, Untraceable) or of_compiling(error)):
                     raise
-                self._keep(call, Refused(_reason(error)))
+                self._keep(call, Refused(reason_of(error)))
                 output = innermost(own_forward(self.model))(self.model, *call.args, **call.kwargs)
                 return StepResult(output, len(self.stack.blocks))
 
@@ -198,7 +198,7 @@ class FxEngine:
             made = Programs.of(function, self.model, self.stack, self.deep, recording, call, self.compile)
             features = _proved(made, call, recording.output, outside)
         except Exception as error:  # the forward's own Python may fail in any way on tensors without values
-            self._keep(call, Refused(_reason(error)))
+            self._keep(call, Refused(reason_of(error)))
             return StepResult(recording.output, blocks)
         self._keep(call, made)
         return StepResult(recording.output, blocks, features=features)
@@ -222,13 +222,6 @@ class FxEngine:
         return None
 
 
-def _unfit_argument(call: Call) -> str | None:
-    """What is in an object, or in a NumPy array, shows in no signature."""
-    odd = (x for x in call.conditioning if not (x is None or isinstance(x, PLAIN)))
-    kind = next((type(x).__name__ for x in odd if not isinstance(x, Tensor)), None)
-    return kind and f"an argument is of type {kind}, and a graph would take what is in it for constant"
-
-
 def _proved(made: Programs, call: Call, output: Any, outside: Outside) -> Features:
     """The features of the full program. It, and a cached one that is given D, must give `output`.
 
@@ -249,16 +242,3 @@ def _proved(made: Programs, call: Call, output: Any, outside: Outside) -> Featur
     if not (same_output(output, again) and same_output(output, from_D)):
         raise Untraceable("a program did not give the output of the step that it was made of")
     return features
-
-
-def _of_compiling(error: Exception) -> bool:
-    """torch.compile raised it, before anything ran. Its errors are told by their modules: the import is slow."""
-    return any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__)
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).strip().splitlines() or [""]
-    if isinstance(error, Untraceable):
-        return text[0]
-    what = "torch.compile" if _of_compiling(error) else "tracing"
-    return f"{what} failed: {type(error).__name__}: {text[0][:200]}"

@@ -110,7 +110,7 @@ class Programs:
             layout = Canonical(model, stack, call.batch)
             nesting = finish(traced, cut, layout)
         leaves = [model.get_submodule(c.path) for c in traced.calls]
-        guard = Guard(traced.glue.values(), leaves, traced.reads)
+        guard = Guard(traced.glue.values(), leaves, traced.reads, model)
         program = Program.of(traced.graph, traced.tracer.constants, stack, compile)
         return cls(layout, traced, cut, nesting, guard, compile, program)
 
