@@ -31,12 +31,15 @@ class Reads:
         self._ran: dict[types.CodeType, dict[str, Any]] = {}
 
     def __enter__(self) -> Reads:
-        self._before = sys.gettrace()
+        self._before, self._collects = sys.gettrace(), gc.isenabled()
+        gc.disable()  # its callbacks are Python code too, and would seem to be called by the forward
         sys.settrace(self._enter)
         return self
 
     def __exit__(self, *_: Any) -> None:
         sys.settrace(self._before)
+        if self._collects:
+            gc.enable()
 
     def _enter(self, frame: types.FrameType, event: str, _: Any) -> None:
         code = frame.f_code

@@ -1,5 +1,6 @@
 """What a forward reads beside its arguments is no constant, neither on full steps nor on cached ones."""
 
+import gc
 import types
 import warnings
 
@@ -161,3 +162,16 @@ def test_an_object_among_the_arguments_is_left_to_hooks(given):
     ours = run(auto, given=given)
     assert all(map(torch.equal, ours, run(hooks, given=given)))
     assert skipcache.report(auto).engine == "hooks" and skipcache.report(auto).cached_steps == 4
+
+
+def test_callbacks_of_the_garbage_collector_are_no_code_of_the_forward():
+    def collected(phase, info):
+        return None
+
+    gc.callbacks.append(collected)
+    try:
+        with Reads() as reads:
+            kept = [[i] for i in range(5000)]
+        assert kept and collected.__code__ not in reads._ran and gc.isenabled()
+    finally:
+        gc.callbacks.remove(collected)
