@@ -13,7 +13,9 @@ def count(counters, *steps):
         at = SimpleNamespace(index=index, counted_full=False)
         for i, full in enumerate(calls):
             visit = SimpleNamespace(at=at, opens_step=i == 0)
-            counters.count(visit, f"signature {i}", full, run=6 if full else 2, depth=6)
+            first = not at.counted_full
+            counters.count(visit, f"signature {i}", full, run=6 if full else 2, depth=6, first=first)
+            at.counted_full = at.counted_full or full
 
 
 def test_steps_are_counted_once_and_blocks_by_call():
@@ -43,3 +45,19 @@ def test_reasons_and_engines_are_noted_once_in_order():
         counters.because(reason)
         counters.serve(engine)
     assert list(counters.reasons) == ["b", "a"] and list(counters.engines) == ["hooks", "fx"]
+
+
+def test_a_call_that_ran_beside_its_step_costs_a_full_one_and_is_no_step():
+    counters = Counters()
+    count(counters, (0, [True]), (1, [False]))
+    counters.repeat("signature 0", 6)
+    assert (counters.full_steps, counters.cached_steps, counters.full_at) == (1, 1, (0,))
+    assert (counters.blocks_run, counters.blocks_saved) == (6 + 2 + 6, 4)
+    assert counters.calls["signature 0", True] == 2
+
+
+def test_losses_add_up():
+    counters = Counters()
+    counters.evict(2)
+    counters.evict(1)
+    assert counters.evictions == 3

@@ -1,10 +1,15 @@
 """When a run begins, and what a second call at the same timestep is."""
 
 import pytest
+import torch
 from diffusers import DDIMScheduler
 
-from skipcache import Forecast, Interval, Schedule
-from tests.models.calls import Denoiser, every, full_at, indices, tensor
+from skipcache import Delta, Forecast, Interval, Schedule
+from skipcache.trajectory.call import CallReader
+from skipcache.trajectory.places import Fits, NewRun, Repeat
+from skipcache.trajectory.time import Instant
+from skipcache.trajectory.trajectory import Trajectory
+from tests.models.calls import NAMES, Denoiser, every, full_at, indices, tensor
 from tests.models.schedulers import WAYS, started
 
 
@@ -141,3 +146,66 @@ def test_schedule_counts_from_the_start_of_each_trajectory():
     model, text = Denoiser(Schedule([0, 2])), tensor()
     for _ in range(2):
         assert full_at(model.run([900, 800, 700, 600, 500], text)) == [0, 2, 3, 4]
+
+
+# A run alone ----------------------------------------------------------------------------------------------------------
+
+
+def called(t, *conditioning, x=None):
+    """A call, and its time."""
+    x = tensor() if x is None else x
+    return CallReader(NAMES, "hidden_states", "timestep").read((x, t, *conditioning), {}), Instant.of(t)
+
+
+def entered(run, t, *conditioning, x):
+    """The step of a call, which leaves features and an output of ones."""
+    call, instant = called(t, *conditioning, x=x)
+    visit = run.enter(call, run.place(call, instant), instant)
+    visit.note(torch.ones_like(x))
+    if visit.full:
+        run.record(visit, (tensor(),), (tensor(),))
+    return visit
+
+
+def test_to_place_a_call_changes_nothing():
+    run, text, x = Trajectory(Interval(3), Delta()), tensor(), tensor()
+    entered(run, 900, text, x=x)
+    at, lanes = run.at, list(run.lanes.all)
+    places = [
+        run.place(*called(t, text, x=y)) for t, y in ((800, x + 1), (900, x), (800, tensor()), (800, tensor(3, 64)))
+    ]
+    assert [type(place) for place in places] == [Fits, Repeat, NewRun, NewRun]
+    assert places[0].steps == 1 and places[0].turn < 1e-3 and places[0].lane is lanes[0]
+    assert places[2].instead and not places[3].instead, "the sample alone was not the run's"
+    assert run.at is at and run.lanes.all == lanes and run.turns == []
+
+
+def test_nothing_fits_a_run_that_has_not_begun():
+    run, call = Trajectory(Interval(3), Delta()), called(900)
+    assert isinstance(run.place(*call), NewRun) and run.at is None
+
+
+def test_a_released_run_holds_nothing_and_goes_on_with_a_full_step():
+    run, text, x = Trajectory(Interval(9), Delta()), tensor(), tensor()
+    lane = entered(run, 900, text, x=x).lane
+    assert len(run.tensors) == 1
+    run.release()
+    assert run.tensors == [] and run.lanes.all == [lane], "it still knows who is called"
+    found = [entered(run, t, text, x=x + i) for i, t in ((1, 800), (2, 700))]
+    assert [(visit.step, visit.full, visit.lane is lane) for visit in found] == [(1, True, True), (2, False, True)]
+
+
+def test_a_run_that_may_not_be_told_from_another_one_reuses_nothing():
+    run, text, x = Trajectory(Interval(9), Delta()), tensor(), tensor()
+    entered(run, 900, text, x=x)
+    assert not entered(run, 800, text, x=x + 1).full
+    run.doubt()
+    assert entered(run, 700, text, x=x + 2).full and entered(run, 600, text, x=x + 3).full
+
+
+def test_a_run_that_began_in_the_place_of_another_one_is_allowed_no_noise_at_its_second_step():
+    text, x = tensor(), tensor()
+    for begun, place in ((NewRun(), Fits), (NewRun(instead=True), NewRun)):
+        run = Trajectory(Interval(9), Delta(), begun)
+        entered(run, 900, text, x=x)
+        assert isinstance(run.place(*called(800, text, x=x + 0.5 * tensor())), place)
