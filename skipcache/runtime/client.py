@@ -53,9 +53,13 @@ class Run:
             yield self
 
     def report(self) -> Any:
-        """Of this run alone: a `Report`, or a dict of them by component for a pipeline of several denoisers."""
-        found: dict[str, Report] = {name: forward.report(self.name) for name, forward in self._forwards.items()}
-        return found if len(found) > 1 else next(iter(found.values()))
+        """Of this run alone: a `Report`, or a dict of them by component for a pipeline of several denoisers.
+
+        Raises ValueError where no call was made in it yet.
+        """
+        called = {name: f for name, f in self._forwards.items() if f.ledger.knows(self.name)} or self._forwards
+        found: dict[str, Report] = {name: forward.report(self.name) for name, forward in called.items()}
+        return found if len(self._forwards) > 1 else next(iter(found.values()))
 
     def end(self) -> None:
         """Free what it holds. A call under its name begins another run."""

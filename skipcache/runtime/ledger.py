@@ -84,6 +84,10 @@ class Ledger:
             evictions=counters.evictions,
         )
 
+    def knows(self, name: str) -> bool:
+        """A call was made in a run of that name."""
+        return name in self._named
+
     def forget(self, name: str) -> None:
         self._named.pop(name, None)
 

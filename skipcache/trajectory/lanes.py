@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from skipcache.blocks import on_host
 from skipcache.trajectory.cache import FeatureCache
 from skipcache.trajectory.call import Call
 from skipcache.trajectory.drift import farthest
@@ -59,6 +60,13 @@ class Lane:
             if before is None or not isinstance(after, Tensor) or float(angle(before, after)) > LITTLE:
                 return False
         return True
+
+    def is_repeated_by(self, call: Call) -> bool:
+        """The call has the lane's sample and conditioning: the same ones, or equal ones where they can be read."""
+        if (self.context, self.structure) != (call.context, call.structure) or self.sample is None:
+            return False
+        leaves = range(len(call.conditioning))
+        return self.sample.same_or_equal(call.sample) and not self.misses(call, leaves, on_host(call.sample))
 
     def misses(self, call: Call, leaves: Iterable[int], by_value: bool = False) -> set[int]:
         """Those of `leaves`, indices into the call's conditioning, that are not this lane's."""

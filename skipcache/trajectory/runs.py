@@ -72,7 +72,8 @@ class Runs:
     def visit_named(self, call: Call, word: Word) -> Visit | Repeat:
         """Where `call` stands in the run that the client has named. The client is taken at its word."""
         with self._lock:
-            run = self.named.pop(word.name, None) or self._named(word)
+            known = self.named.pop(word.name, None)
+            run = known if known is not None and self._is_said(known, word) else self._named(word)
             self.named[word.name] = run  # the latest is the last
             while len(self.named) > MAX_NAMED:
                 del self.named[next(iter(self.named))]
@@ -86,6 +87,9 @@ class Runs:
                 run = self.named[word.name] = self._named(word)
             self._count(run)
             return run.enter(call, place, instant)
+
+    def _is_said(self, run: Trajectory, word: Word) -> bool:
+        return word.is_of(None if run.said is None else run.said.timesteps, run.policy, self.policy)
 
     def _named(self, word: Word) -> Trajectory:
         said = None if word.timesteps is None else SchedulerRun(None, word.timesteps)

@@ -42,7 +42,7 @@ RECENT = 4
 EXPLAINED = 0.2  # the part of the sample's square that must lie in the span where nothing is known of the sampler
 MANY = 8  # vectors of a span at most
 RIDGES = 1e-12 * np.eye(MANY)
-TINY = float(np.finfo(np.float32).tiny)
+TINY = 1.2e-38  # the smallest number of float32
 
 Rows = Any  # (images, numbers): an array for a tensor on the host, else a tensor; both have the operators used here
 
@@ -56,6 +56,7 @@ class Seen:
     def __init__(self, samples: Sequence[Tensor], before: Seen | None) -> None:
         self.shapes = [x.shape for x in samples]
         self.rows = [_rows(x) for x in samples]
+        self._channels: int | None = None  # of the sample, that the model answers for where these are not all
         self.outputs: list[list[Rows]] = []
         self.before = before
         self._asked: tuple[list[Mark], Turn] | None = None  # what was asked last: lanes of one step ask the same
@@ -76,6 +77,7 @@ class Seen:
         fitting = [e for x, shape in zip(found, self.shapes) for e in _as_changes(x, shape)]
         if len(found) >= len(self.shapes) and fitting:
             self.outputs.append(fitting)
+            self._channels = min(found[0].shape[1], self.shapes[0][1])
 
     def turn(self, samples: Sequence[Tensor]) -> Turn:
         """How far `samples`, which fit, have turned out of the span of what was seen here; the image that did most."""
@@ -93,6 +95,9 @@ class Seen:
             for e in outputs:
                 found += [e] if e.shape == x.shape else []
         partners = self._partners[which]
+        if self._channels is not None and self._channels < self.shapes[which][1]:
+            shape = (*self.shapes[which][:2], -1)
+            found.append(_only(x.reshape(shape), self._channels).reshape(x.shape))
         if partners is not None:
             found += [e[rows] for e in found[1:] for rows in partners]
         return found if self.before is None else [*found, *self.before._span(which)]
@@ -169,9 +174,7 @@ def _partners_of(x: Rows) -> list[list[int]] | None:
 
 
 def _as_changes(e: Tensor, shape: torch.Size) -> list[Rows]:
-    """An output as rows like the sample's: without learned variances. Where the model answers for some channels only
-    (inpainting), the sampler changes these alone: their part of the sample is a vector of its own.
-    """
+    """An output as rows like the sample's: without learned variances, and with zeros where it has fewer channels."""
     if e.ndim != len(shape) or e.ndim < 2 or not e.is_floating_point() or e.is_meta:
         return []
     if e.shape[:1] + e.shape[2:] != shape[:1] + shape[2:]:
@@ -186,3 +189,11 @@ def _as_changes(e: Tensor, shape: torch.Size) -> list[Rows]:
 
 def _equal(a: Rows, b: Rows) -> bool:
     return a.shape == b.shape and bool((a == b).all().tolist())
+
+
+def _only(x: Rows, channels: int) -> Rows:
+    """The first channels of (images, channels, numbers), and zeros: where the model answers for these alone
+    (inpainting), the sampler scales these alone."""
+    kept = x * 0
+    kept[:, :channels] = x[:, :channels]
+    return kept

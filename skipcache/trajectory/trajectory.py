@@ -113,7 +113,7 @@ class Trajectory:
 
     def _fit(self, call: Call, instant: Instant, last: OpenStep, steps: int) -> Place:
         at, before = (last.index + 1, last.index) if steps else (last.index, last.before)
-        repeated = next((x for x in self.lanes.all if x.step == last.index and _repeats(x, call)), None)
+        repeated = next((x for x in self.lanes.all if x.step == last.index and x.is_repeated_by(call)), None)
         if steps == 0 and repeated is not None:
             return Repeat(repeated)
         found = self.lanes.find(call, at, before)
@@ -246,11 +246,3 @@ def _reads(call: Call, instant: Instant, found: Found | None = None) -> bool:
         return False
     doubt = found is not None and found.lane is not None and not found.is_same
     return instant.run is None or on_host(call.sample) or doubt
-
-
-def _repeats(lane: Lane, call: Call) -> bool:
-    """The call has the lane's sample and conditioning: the same ones, or equal ones where they can be read."""
-    if (lane.context, lane.structure) != (call.context, call.structure) or lane.sample is None:
-        return False
-    leaves = range(len(call.conditioning))
-    return lane.sample.same_or_equal(call.sample) and not lane.misses(call, leaves, by_value=on_host(call.sample))

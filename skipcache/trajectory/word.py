@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from skipcache.policies import Policy
@@ -38,6 +39,12 @@ class Word:
     policy: Policy | None = None
     step: int | None = None
     lane: str | None = None
+
+    def is_of(self, said: Tensor | None, policy: Policy, default: Policy) -> bool:
+        """It says the same as before of a run with these timesteps and this policy."""
+        mine = self.timesteps
+        same = mine is said or (mine is not None and said is not None and torch.equal(mine, said))
+        return same and policy == (self.policy or default)
 
 
 SAID: ContextVar[tuple[Word, ...]] = ContextVar("skipcache", default=())

@@ -187,3 +187,16 @@ def test_bad_steps_and_models():
             pass
     with pytest.raises(ValueError, match="none were given"), skipcache.run(skipcache.accelerate(tiny()), "r").step(0):
         pass
+
+
+def test_another_policy_or_other_timesteps_under_a_known_name_begin_another_run():
+    model, plain = skipcache.accelerate(tiny(depth=6), interval=3), tiny(depth=6)
+    for i, t in enumerate(TIMES[:4]):
+        with skipcache.run(model, "r", interval=3 if i == 0 else 1):
+            assert torch.equal(call(model, noise(), t), call(plain, noise(), t)), i
+    for timesteps in (TIMES[:4], TIMES[3:]):
+        for i, t in enumerate(timesteps):
+            with skipcache.run(model, "s", timesteps) as run:
+                out = call(model, noise(), t)
+            assert i or torch.equal(out, call(plain, noise(), t))
+    assert run.report().full_at == (0,)

@@ -8,24 +8,14 @@ import torch
 from torch import nn
 
 from skipcache.blocks.attributes import CALL
-from skipcache.engines.hooks.engine import LOST, READ, HookEngine
+from skipcache.engines.hooks.engine import LOST, READ
 from skipcache.engines.hooks.proved import MAX_SIGNATURES
 from skipcache.predictors import Hold, Prediction
-from skipcache.stack import Stack, make_plan
-from skipcache.trajectory import WRITES, CallReader
-from tests.models.odd import Tiny, noise, tiny
+from skipcache.trajectory import WRITES
+from tests.models.hooked import call_of, made
+from tests.models.odd import Tiny
 from tests.models.originals import Block
 from tests.models.sampling import state
-
-
-def made(kind=Tiny, keep=1, idle_head=False, depth=5):
-    model = tiny(kind, depth=depth)
-    stack = Stack(tuple((f"blocks.{i}",) for i in range(depth)), "x", "t")
-    return model, HookEngine(model, stack, make_plan(depth, keep), idle_head)
-
-
-def call_of(model, side=4, seed=0):
-    return CallReader.of(model.forward, "x", "t").read((noise(side, seed), torch.full((2,), 500)), {})
 
 
 def full(engine, call):

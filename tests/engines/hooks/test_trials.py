@@ -5,7 +5,7 @@ import torch
 from skipcache.engines import Features
 from skipcache.engines.hooks.runs import WiringObserver
 from skipcache.engines.hooks.trials import UNPROVED, Trials, given
-from tests.engines.hooks.test_engine import call_of, made
+from tests.models.hooked import call_of, made
 from tests.models.odd import Tiny
 from tests.models.sampling import state
 
