@@ -183,13 +183,13 @@ class Trajectory:
 
     def enter(self, call: Call, place: Fits | NewRun, instant: Instant) -> Visit:
         """The call is one of this run; a `NewRun` is its first, at `instant`."""
-        fits = isinstance(place, Fits)
-        steps = place.steps if fits else 1
-        instant = place.instant if fits else instant.after(None)
-        lane = self.lanes.settle(call, place.found) if fits else None
+        fits = place if isinstance(place, Fits) else None
+        steps = 1 if fits is None else fits.steps
+        instant = instant.after(None) if fits is None else fits.instant
+        lane = None if fits is None else self.lanes.settle(call, fits.found)
         opens = steps > 0 or self.at is None
-        if fits and opens and place.turn is not None:
-            self.turns = [*self.turns[1 - RECENT :], place.turn]
+        if fits is not None and opens and fits.turn is not None:
+            self.turns = [*self.turns[1 - RECENT :], fits.turn]
         at = self._open_step(instant, steps) if opens or self.at is None else self.at
         full = self._decide(call, at, lane, opens)
         lane = lane or self.lanes.add(call)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -105,7 +106,7 @@ class SchedulerRun:
         return {}
 
 
-def current_runs(schedulers: list[Any]) -> list[SchedulerRun]:
+def current_runs(schedulers: Sequence[Any]) -> list[SchedulerRun]:
     """The runs under way. Before `set_timesteps` a scheduler has timesteps that nobody asked for; they are left out."""
     found = []
     for scheduler in schedulers:
