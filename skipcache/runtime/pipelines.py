@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from functools import lru_cache
 from types import CodeType
 from typing import Any
@@ -43,7 +43,7 @@ class Pipelines:
     def schedulers(self) -> tuple[list[Any], bool]:
         """Of the pipeline that is calling, and True; else of all, but for the runs that a pipeline was seen to make."""
         alive = self.alive() or self._found()
-        kinds: list[Hashable] = [type(pipeline) for pipeline in alive]
+        kinds: set[Any] = {type(pipeline) for pipeline in alive}
         codes = frozenset(code for kind in kinds for code in _codes_of(kind))
         calling = _on_the_stack(lambda owner: any(owner is p for p in alive), codes) if alive else None
         found = (getattr(p, "scheduler", None) for p in (alive if calling is None else [calling]))
