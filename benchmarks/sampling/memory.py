@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 LOOKS = 6  # per run, at evenly spaced calls of the denoiser: to walk all objects takes long
@@ -18,6 +19,8 @@ def storages() -> dict[int, int]:
     found = {}
     for thing in gc.get_objects():
         if type(thing) in (Tensor, nn.Parameter) and thing.device.type != "meta":
+            if thing.layout != torch.strided:
+                continue  # a sparse tensor has no storage of its own
             storage = thing.untyped_storage()
             found[storage.data_ptr()] = storage.nbytes()
     return found
