@@ -46,6 +46,10 @@ class Runs:
         self._threads: weakref.WeakSet[Thread] = weakref.WeakSet()
         self._lock = threading.RLock()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Runs:
+        """A copy has none of the runs."""
+        return type(self)(self.policy, self.predictor, self._ignored)
+
     def visit(self, call: Call, schedulers: Sequence[Any] = (), counts: bool = True) -> Visit | Repeat:
         """Where `call` stands. A `Repeat` must run plain. What the model answers is to be noted by either.
 

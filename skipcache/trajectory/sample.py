@@ -40,6 +40,7 @@ ODD = 0.6  # what a sampler may turn that has turned less before
 GROWTH = 3.0
 RECENT = 4
 EXPLAINED = 0.2  # the part of the sample's square that must lie in the span where nothing is known of the sampler
+FEWEST = 32  # numbers of an image
 MANY = 8  # vectors of a span at most
 RIDGES = 1e-12 * np.eye(MANY)
 TINY = 1.2e-38  # the smallest number of float32
@@ -64,8 +65,8 @@ class Seen:
             before.before = None
 
     def fits(self, samples: Sequence[Tensor]) -> bool:
-        """As many samples, of the same shapes."""
-        return [x.shape for x in samples] == self.shapes
+        """As many samples, of the same shapes; in a few numbers a span explains all."""
+        return [x.shape for x in samples] == self.shapes and all(rows.shape[1] >= FEWEST for rows in self.rows)
 
     def is_of(self, samples: Sequence[Tensor]) -> bool:
         """The same sample; on a device this synchronises."""

@@ -36,7 +36,7 @@ def test_costs_are_counted_within_the_uncached_run_which_stays_as_it_was():
     asked = []
     runs.sample_uncached(lambda costs, steps: asked.append((list(costs), steps)) or 5)
     assert state(model) == before and runs.steps == len(TIMES)
-    assert runs.uncached.trajectory.tensors == [], "its features are not held on to"
+    assert runs.uncached.trajectories.tensors == [], "its features are not held on to"
     assert [cost.full for cost in runs.costs] == [runs.costs[0].full] * 2
     assert runs.costs[0].cached < runs.costs[1].cached < runs.costs[0].full, "keep=0 costs less than keep=1"
     assert asked == [(runs.costs, None)], "no scheduler tells the number of steps"
