@@ -51,8 +51,6 @@ def test_a_model_that_cannot_be_cached_ends_the_trial_with_the_reason():
         if served:
             assert runner.full(plain, call).features is not None
         else:
-            with pytest.raises(
-                ValueError, match="HandsOut cannot be cached: the forward reads what a deep"
-            ):
+            with pytest.raises(ValueError, match="HandsOut cannot be cached: the forward reads what a deep"):
                 runner.full(plain, call)
         engine.detach()
