@@ -103,11 +103,12 @@ class CachedForward(Override):
             self._note_compiled()
         if torch.compiler.is_compiling() or not self.on or self.suspended:
             return self.plain(*args, **kwargs)
-        call = self._read(args, kwargs)
+        word = said_of(self.module)
+        policy = self.settings.policy if word is None or word.policy is None else word.policy
+        call = self._read(args, kwargs, policy.caches)
         if call is None:
             self.runs.drop()
             return self.plain(*args, **kwargs)
-        word = said_of(self.module)
         if word is None:
             visit = self.runs.visit(call, *self.pipelines.schedulers())
         else:
@@ -124,7 +125,7 @@ class CachedForward(Override):
         if result.full and not visit.full and result.reason is not None:
             self._lose(result.reason)
         self.ledger.count(call, visit, result)
-        if self.settings.cache_limit is not None and result.features is not None:
+        if result.features is not None:
             self.ledger.evict(self.runs.keep_to(self.settings.cache_limit, visit.run))
         return result.output
 
@@ -163,13 +164,11 @@ class CachedForward(Override):
         else:
             self.ledger.because(f"{engine.name}: {reason}")
 
-    def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
-        """The call, or None where it must run as if nothing were there."""
+    def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any], caches: bool) -> Call | None:
+        """The call, or None where it must run as if nothing were there. `caches`: the policy of its run does."""
         reason = why_plain(self.module, args, kwargs, self.settings.training)
         if reason is None:
-            word = said_of(self.module)
-            policy = self.settings.policy if word is None or word.policy is None else word.policy
-            state = self.state.read() if policy.caches else None
+            state = self.state.read() if caches else None
             reason = self.training.why_plain(state) if state is not None else None
         if reason is None:
             call = self.reader.read(args, kwargs, self.lane_names.name, state)

@@ -12,11 +12,10 @@ from skipcache.policies import note_of
 from skipcache.runtime.counters import Counters
 from skipcache.runtime.flops import Costs, speedup_of
 from skipcache.runtime.report import Report
-from skipcache.trajectory import Call, Visit, blank_call
+from skipcache.trajectory import MAX_NAMED, Call, Visit, blank_call, bytes_of
 
 LOG = logging.getLogger("skipcache")
 MAX_OUTLINES = 16
-MAX_NAMED = 64  # runs by name that are counted apart; the oldest are forgotten
 
 
 class Ledger:
@@ -77,7 +76,7 @@ class Ledger:
             blocks_run=counters.blocks_run,
             blocks_saved=counters.blocks_saved,
             ideal_speedup=speedup,
-            cache_bytes=sum(x.numel() * x.element_size() for x in cached),
+            cache_bytes=bytes_of(cached),
             engine=" and ".join(counters.engines) or self.engines[0].name,
             full_at=counters.full_at,
             reasons=(*counters.reasons, *why, *more),

@@ -1,13 +1,14 @@
-from skipcache.trajectory.cache import FeatureCache
+from skipcache.trajectory.cache import FeatureCache, bytes_of
 from skipcache.trajectory.call import WRITES, Call, CallReader, blank_call, versions, zero_call
 from skipcache.trajectory.mark import Mark
 from skipcache.trajectory.places import OpenStep, Repeat, Visit
-from skipcache.trajectory.runs import Runs
+from skipcache.trajectory.runs import MAX_NAMED, Runs
 from skipcache.trajectory.time import timestep_values
 from skipcache.trajectory.trajectory import Trajectory
 from skipcache.trajectory.word import NamedLanes, Word, said_of, saying
 
 __all__ = [
+    "MAX_NAMED",
     "WRITES",
     "Call",
     "CallReader",
@@ -21,6 +22,7 @@ __all__ = [
     "Visit",
     "Word",
     "blank_call",
+    "bytes_of",
     "said_of",
     "saying",
     "timestep_values",

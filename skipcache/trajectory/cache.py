@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
@@ -76,3 +76,7 @@ class FeatureCache:
 
 def shapes_of(streams: Streams) -> list[tuple[int, ...]]:
     return [tuple(x.shape) for x in streams]
+
+
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    return sum(x.numel() * x.element_size() for x in tensors)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from skipcache.policies import Policy
 from skipcache.predictors import Predictor
+from skipcache.trajectory.cache import bytes_of
 from skipcache.trajectory.call import Call
 from skipcache.trajectory.places import Fits, NewRun, Place, Repeat, Visit
 from skipcache.trajectory.time import Clock, Instant, SchedulerRun, same_run
@@ -23,7 +24,7 @@ from skipcache.trajectory.trajectory import Trajectory
 from skipcache.trajectory.word import Word
 
 MAX_RUNS = 8  # on one thread
-MAX_NAMED = 64
+MAX_NAMED = 64  # runs that clients have named; the one called longest ago goes first
 
 
 class Thread:
@@ -118,7 +119,7 @@ class Runs:
             return 0
         with self._lock:
             runs = sorted(self.all, key=lambda run: (run is latest, run.used))
-            sizes = [_bytes(run.tensors) for run in runs]
+            sizes = [bytes_of(run.tensors) for run in runs]
             total, evicted = sum(sizes), 0
             for run, size in zip(runs, sizes):
                 if total > limit and size:
@@ -177,11 +178,11 @@ class Runs:
         sure = [(run, place) for run, place in places if isinstance(place, Fits) and place.is_sure]
         if sure and (len(sure) == 1 or all(place.turn is not None for _, place in sure)):
             return min(sure, key=lambda found: found[1].turn or 0.0)
+        if places and not sure and isinstance(places[0][1], Fits):
+            return places[0]
         repeats = [(run, place) for run, place in places if isinstance(place, Repeat)]
         if repeats and not sure:
             return repeats[0]
-        if places and not sure and isinstance(places[0][1], Fits):
-            return places[0]
         for run in self._elsewhere(thread):
             place = run.place(call, instant)
             if isinstance(place, Fits) and place.is_sure and (place.steps or place.lane is not None):
@@ -236,7 +237,3 @@ def _is_unannounced(instant: Instant, last: Instant) -> bool:
         return False
     at_one_time = instant.after(None).position == last.position and last.mark.same_or_equal(instant.mark.value)
     return not at_one_time
-
-
-def _bytes(tensors: list[Tensor]) -> int:
-    return sum(x.numel() * x.element_size() for x in tensors)

@@ -65,8 +65,13 @@ class Seen:
             before.before = None
 
     def fits(self, samples: Sequence[Tensor]) -> bool:
-        """As many samples, of the same shapes; in a few numbers a span explains all."""
-        return [x.shape for x in samples] == self.shapes and all(rows.shape[1] >= FEWEST for rows in self.rows)
+        """As many samples, of the same shapes."""
+        return [x.shape for x in samples] == self.shapes
+
+    @property
+    def tells(self) -> bool:
+        """A sample can be judged by it: outputs were noted, and there are more numbers than a span has vectors."""
+        return bool(self.outputs) and all(rows.shape[1] >= FEWEST for rows in self.rows)
 
     def is_of(self, samples: Sequence[Tensor]) -> bool:
         """The same sample; on a device this synchronises."""
@@ -82,10 +87,9 @@ class Seen:
 
     def turn(self, samples: Sequence[Tensor]) -> Turn:
         """How far `samples`, which fit, have turned out of the span of what was seen here; the image that did most."""
-        marks = [Mark.of(x) for x in samples]
         if self._asked is None or not all(map(Mark.same, self._asked[0], samples)):
             turns = [_turn(self._span(i), _rows(x), STRICT[x.element_size() < 4]) for i, x in enumerate(samples)]
-            self._asked = marks, max(turns, key=lambda turn: turn.size)
+            self._asked = [Mark.of(x) for x in samples], max(turns, key=lambda turn: turn.size)
         return self._asked[1]
 
     def _span(self, which: int) -> list[Rows]:

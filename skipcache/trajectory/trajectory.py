@@ -27,7 +27,6 @@ class Trajectory:
 
     Attributes:
         at: the step of the last call; None before the first.
-        full_at: the steps that were full.
         goes_on: it was called after another run had begun on its thread, or began at one time with that run.
         turns: by how much its samples turned, at each step where that was measured.
         named, said: the client's name for it, and the timesteps that it gave. Its samples are then no evidence.
@@ -46,7 +45,6 @@ class Trajectory:
         self.lanes = Lanes(follows=reads_drift(policy))
         self.direction = Direction()
         self.at: OpenStep | None = None
-        self.full_at: tuple[int, ...] = ()
         self.goes_on = False
         self.named, self.said = named, said
         self.used = 0
@@ -162,7 +160,7 @@ class Trajectory:
             return None
         assert self.at is not None
         seen = self.lanes.seen_by(found.lane, (self.at.index, self.at.before))
-        turns = [x.turn(call.samples) for x in seen if x.outputs and x.fits(call.samples)]
+        turns = [x.turn(call.samples) for x in seen if x.tells and x.fits(call.samples)]
         return min(turns, key=lambda turn: turn.size) if turns else None
 
     def _goes_on(self, turn: Turn, instant: Instant) -> bool:
