@@ -77,14 +77,18 @@ class Trajectory:
         last = self.at
         if last is None or not self.lanes.know_sample(call):
             return NewRun()
-        instant = instant.after(last.instant)
-        if last.instant.run is not None and not same_run(instant.run, last.instant.run):
+        instant, before = instant.after(last.instant), last.instant
+        if before.run is not None and before.counts and not same_run(instant.run, before.run):
             return NewRun()
-        if instant.is_dark and not last.instant.mark.same(instant.mark.value):
-            instant = instant.after(last.instant, read=True)
-        if not same_run(instant.run, last.instant.run):
+        if instant.is_dark and not before.mark.same(instant.mark.value):
+            instant = instant.after(before, read=True)
+        if instant.run is None and not before.counts:
+            before = (
+                before.alone
+            )  # a loop beside a pipeline, which began at a time that the pipeline's scheduler has too
+        if not same_run(instant.run, before.run):
             return NewRun()
-        steps = self._ahead(instant, last.instant, since)
+        steps = self._ahead(instant, before, since)
         return NewRun() if steps < 0 else self._fit(call, instant, last, steps)
 
     def _ahead(self, instant: Instant, last: Instant, since: Sequence[Instant]) -> int:
