@@ -209,10 +209,12 @@ def test_head_zero_delta_adds_to_what_enters_the_first_block():
     skipcache.accelerate(model, interval=2, keep=(0, 1), predictor=Delta(), engine="hooks")
     t = torch.full((2,), 500)
     seen = {}
-    model.transformer_blocks[0].register_forward_pre_hook(lambda m, args: seen.update(entered=args[0]))
-    model.transformer_blocks[2].register_forward_hook(lambda m, args, output: seen.update(D=output))
+    model.pos_embed.register_forward_hook(lambda m, args, output: seen.update(entered=output))
+    model.transformer_blocks[3].register_forward_pre_hook(lambda m, args: seen.update(D=args[0]))
     with torch.no_grad():
-        model(**kwargs, timestep=t)
+        e = model(**kwargs, timestep=t).sample
         R = seen["D"] - seen["entered"]
-        model(**{**kwargs, "hidden_states": kwargs["hidden_states"] + 1}, timestep=t - 10)
+        x = kwargs["hidden_states"] - 0.5 * e[:, : kwargs["hidden_states"].shape[1]]
+        model(**{**kwargs, "hidden_states": x}, timestep=t - 10)
+    assert skipcache.report(model).cached_steps == 1
     assert torch.equal(seen["D"], seen["entered"] + R)
