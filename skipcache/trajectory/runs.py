@@ -19,11 +19,13 @@ from skipcache.predictors import Predictor
 from skipcache.trajectory.cache import bytes_of
 from skipcache.trajectory.call import Call
 from skipcache.trajectory.places import Fits, NewRun, Place, Repeat, Visit
-from skipcache.trajectory.time import Clock, Instant, SchedulerRun, same_run
+from skipcache.trajectory.sample import GROWTH
+from skipcache.trajectory.time import Clock, Instant, SchedulerRun
 from skipcache.trajectory.trajectory import Trajectory
 from skipcache.trajectory.word import Word
 
 MAX_RUNS = 8  # on one thread
+ALIKE = 0.001  # turns below it tell nothing of two runs
 MAX_NAMED = 64  # runs that clients have named; the one called longest ago goes first
 
 
@@ -61,7 +63,7 @@ class Runs:
             try:
                 return self._visit(call, thread.clock.read(call, schedulers, counts), thread)
             except BaseException:
-                thread.runs = []
+                thread.runs.clear()
                 raise
 
     def _visit(self, call: Call, instant: Instant, thread: Thread) -> Visit | Repeat:
@@ -135,14 +137,15 @@ class Runs:
         """Forget a run of the calling thread, or all of them: its next call begins another one."""
         with self._lock:
             thread = self._thread
-            thread.runs = [other for other in thread.runs if run is not None and other is not run]
+            thread.runs[:] = [other for other in thread.runs if run is not None and other is not run]
             if run is not None and run.named is not None:
                 self.named.pop(run.named, None)
 
     @property
     def all(self) -> list[Trajectory]:
         with self._lock:
-            return [*self.named.values(), *(run for thread in list(self._threads) for run in thread.runs)]
+            runs = {run: None for thread in list(self._threads) for run in thread.runs}
+            return [*self.named.values(), *runs]
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -177,7 +180,7 @@ class Runs:
             since += [] if run.at is None else [run.at.instant]
         sure = [(run, place) for run, place in places if isinstance(place, Fits) and place.is_sure]
         if sure and (len(sure) == 1 or all(place.turn is not None for _, place in sure)):
-            return min(sure, key=lambda found: found[1].turn or 0.0)
+            return _nearest(sure)
         if places and not sure and isinstance(places[0][1], Fits):
             return places[0]
         repeats = [(run, place) for run, place in places if isinstance(place, Repeat)]
@@ -196,13 +199,13 @@ class Runs:
         return Trajectory(self.policy, self.predictor), NewRun(in_turns or bool(sure), instead, turn)
 
     def _elsewhere(self, thread: Thread) -> list[Trajectory]:
-        return [run for other in list(self._threads) if other is not thread for run in other.runs]
+        return [run for other in list(self._threads) if other.runs is not thread.runs for run in other.runs]
 
     def _begin(self, place: NewRun, instant: Instant, thread: Thread) -> tuple[Trajectory, Instant]:
         """A new run. One that its scheduler did not announce is placed by its timesteps alone."""
         last = thread.runs[0].at if thread.runs else None
         beside = place.instead or place.in_turns
-        if last is not None and not beside and _is_unannounced(instant, last.instant):
+        if last is not None and not beside and instant.is_unannounced(last.instant):
             thread.clock.forget()
             instant = instant.alone
         self._release(instant, thread)
@@ -218,22 +221,29 @@ class Runs:
             run.goes_on = began_now
 
     def _hold(self, run: Trajectory, thread: Thread) -> None:
-        """`run` is the thread's latest from now on; it may have come from another thread."""
-        runs = thread.runs
-        if runs and runs[0] is run:
+        """`run` is the thread's latest from now on. One that comes from another thread may go back to it, and others
+        may come with it: the two threads share their runs from then on."""
+        if thread.runs and thread.runs[0] is run:
             return
-        for other in list(self._threads):
-            if run in other.runs:
-                other.runs.remove(run)
+        if run not in thread.runs:
+            for other in [one for one in list(self._threads) if run in one.runs]:
+                self._share(thread, other)
                 run.goes_on = True
-        runs.insert(0, run)
-        del runs[MAX_RUNS:]
+        runs = thread.runs
+        runs[:] = [run, *(one for one in runs if one is not run)][: MAX_RUNS * self._sharers(runs)]
+
+    def _share(self, one: Thread, other: Thread) -> None:
+        parts = [one.runs, other.runs]
+        runs = sorted(one.runs + other.runs, key=lambda run: -run.used)
+        for thread in list(self._threads):
+            if any(thread.runs is part for part in parts):
+                thread.runs = runs
+
+    def _sharers(self, runs: list[Trajectory]) -> int:
+        return sum(thread.runs is runs for thread in list(self._threads))
 
 
-def _is_unannounced(instant: Instant, last: Instant) -> bool:
-    """The scheduler's run is that of the run before, which was not called at this time."""
-    run = instant.run
-    if run is None or not same_run(run, last.run) or run.holds(instant.mark.value):
-        return False
-    at_one_time = instant.after(None).position == last.position and last.mark.same_or_equal(instant.mark.value)
-    return not at_one_time
+def _nearest(fitting: list[tuple[Trajectory, Fits]]) -> tuple[Trajectory, Fits]:
+    """The run whose sample turned least; the latest of those that turned by no more than rounding may explain."""
+    least = min(place.turn or 0.0 for _, place in fitting)
+    return next((run, place) for run, place in fitting if (place.turn or 0.0) <= max(ALIKE, GROWTH * least))

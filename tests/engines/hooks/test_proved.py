@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import skipcache
-from skipcache.engines.hooks.proved import FRESH, MAX_FRUITLESS, MAX_TRIALS, UNSTEADY, Proved
+from skipcache.engines.hooks.proved import FRESH, MAX_FRUITLESS, MAX_TRIALS, MAX_UNPAID, UNSTEADY, Proved
 from skipcache.engines.hooks.wiring import Wiring
 from skipcache.trajectory import CallReader
 from tests.models.odd import Tiny, noise, run, tiny
@@ -38,6 +38,18 @@ def test_a_signature_is_tried_twice_and_again_once_it_has_paid():
     assert proved.objection(call) == UNSTEADY
     proved.pays(call)
     assert proved.objection(call) is None
+
+
+def test_each_state_has_its_trials_and_a_state_that_is_new_on_every_call_is_given_up():
+    proved = Proved()
+    states = [call_of(state=(i,)) for i in range(MAX_UNPAID + 1)]
+    for call in states[:-1]:
+        assert proved.objection(call) is None
+        proved.tries(call)
+    assert proved.objection(states[-1]) == UNSTEADY
+    for call in states[:-1]:
+        proved.pays(call)
+    assert all(proved.objection(call) is None for call in states)
 
 
 def test_after_many_signatures_in_vain_only_one_that_comes_again_is_tried():
