@@ -18,14 +18,12 @@ from skipcache.policies import Policy
 from skipcache.predictors import Predictor
 from skipcache.trajectory.cache import bytes_of
 from skipcache.trajectory.call import Call
-from skipcache.trajectory.places import Fits, NewRun, Place, Repeat, Visit
-from skipcache.trajectory.sample import GROWTH
+from skipcache.trajectory.places import Fits, NewRun, Place, Repeat, Visit, nearest
 from skipcache.trajectory.time import Clock, Instant, SchedulerRun
 from skipcache.trajectory.trajectory import Trajectory
 from skipcache.trajectory.word import Word
 
 MAX_RUNS = 8  # on one thread
-ALIKE = 0.001  # turns below it tell nothing of two runs
 MAX_NAMED = 64  # runs that clients have named; the one called longest ago goes first
 
 
@@ -180,7 +178,9 @@ class Runs:
             since += [] if run.at is None else [run.at.instant]
         sure = [(run, place) for run, place in places if isinstance(place, Fits) and place.is_sure]
         if sure and (len(sure) == 1 or all(place.turn is not None for _, place in sure)):
-            return _nearest(sure)
+            latest = nearest(sure)
+            if latest is not None:
+                return latest
         if places and not sure and isinstance(places[0][1], Fits):
             return places[0]
         repeats = [(run, place) for run, place in places if isinstance(place, Repeat)]
@@ -206,7 +206,7 @@ class Runs:
         last = thread.runs[0].at if thread.runs else None
         beside = place.instead or place.in_turns
         if last is not None and not beside and instant.is_unannounced(last.instant):
-            thread.clock.forget()
+            thread.clock.forget(instant.run)
             instant = instant.alone
         self._release(instant, thread)
         return Trajectory(self.policy, self.predictor, place), instant
@@ -241,9 +241,3 @@ class Runs:
 
     def _sharers(self, runs: list[Trajectory]) -> int:
         return sum(thread.runs is runs for thread in list(self._threads))
-
-
-def _nearest(fitting: list[tuple[Trajectory, Fits]]) -> tuple[Trajectory, Fits]:
-    """The run whose sample turned least; the latest of those that turned by no more than rounding may explain."""
-    least = min(place.turn or 0.0 for _, place in fitting)
-    return next((run, place) for run, place in fitting if (place.turn or 0.0) <= max(ALIKE, GROWTH * least))

@@ -172,7 +172,7 @@ class Trajectory:
         assert self.at is not None
         run, last = instant.run, self.at.instant
         if run is not None and not run.is_linear:
-            return turn.fits([])  # it may clip
+            return turn.fits([], self._strict)  # it may clip
         calm = run is not None or direction(last.timesteps, instant.timesteps) == 1
         return turn.fits(self.turns, self._strict, calm)
 
