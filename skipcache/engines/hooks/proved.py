@@ -73,6 +73,8 @@ class Proved:
         with self._lock:
             for number, seen in reversed(self._states):
                 if state is None or seen is state or seen == state:
+                    self._states.remove((number, seen))  # the one used last is the last
+                    self._states.append((number, seen))
                     return number
             self._count += 1
             self._states.append((self._count, state))
