@@ -1,4 +1,4 @@
-from skipcache.blocks.attributes import HOOKS, MARK, REGISTRIES, TORCH, WRAPPERS
+from skipcache.blocks.attributes import HOOKS, MARK, REGISTRIES, REPLICATE, TORCH, WRAPPERS
 from skipcache.blocks.outline import Outline, equal_values, on_host, outline_of, version
 from skipcache.blocks.outside import Outside
 from skipcache.blocks.override import (
@@ -21,6 +21,7 @@ __all__ = [
     "MARK",
     "META",
     "REGISTRIES",
+    "REPLICATE",
     "TORCH",
     "WRAPPERS",
     "CallOverride",

@@ -83,8 +83,12 @@ class Proved:
     def _number(self, state: Hashable) -> int:
         """A small number for a state, which is a large value; None is that of the call before."""
         with self._lock:
-            for number, seen in reversed(self._states):
+            for known in reversed(self._states):
+                number, seen = known
                 if state is None or seen is state or seen == state:
+                    if known is not self._states[-1]:  # the one used last is the last
+                        self._states.remove(known)
+                        self._states.append(known)
                     return number
             self._count += 1
             self._states.append((self._count, state))

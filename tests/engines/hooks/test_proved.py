@@ -4,7 +4,15 @@ import pytest
 import torch
 
 import skipcache
-from skipcache.engines.hooks.proved import FRESH, MAX_FRUITLESS, MAX_TRIALS, MAX_UNPAID, UNSTEADY, Proved
+from skipcache.engines.hooks.proved import (
+    FRESH,
+    MAX_FRUITLESS,
+    MAX_STATES,
+    MAX_TRIALS,
+    MAX_UNPAID,
+    UNSTEADY,
+    Proved,
+)
 from skipcache.engines.hooks.wiring import Wiring
 from skipcache.trajectory import CallReader
 from tests.models.odd import Tiny, noise, run, tiny
@@ -28,6 +36,15 @@ def test_another_state_of_the_model_is_proved_anew_and_the_one_before_is_remembe
     proved.put(call_of(state=(1, 2)), Wiring(first=1))
     assert proved.get(call_of(state=(1, 3))) is None
     assert proved.get(call_of(state=(1, 2))) == Wiring(first=1)
+
+
+def test_of_many_states_the_one_that_comes_again_and_again_is_remembered():
+    """As with autoguidance: on each step the model as it is, and then in a state that never comes again."""
+    proved = Proved()
+    proved.put(call_of(state="own"), Wiring(first=1))
+    for i in range(3 * MAX_STATES):
+        assert proved.get(call_of(state=i)) is None
+        assert proved.get(call_of(state="own")) == Wiring(first=1)
 
 
 def test_a_signature_is_tried_twice_and_again_once_it_has_paid():

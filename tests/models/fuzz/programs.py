@@ -99,11 +99,12 @@ def is_twice_the_same(program):
 
 
 def turns_unseen(program):
-    """Another text at the second evaluation of one step, in a loop of one's own: it looks like another lane of it."""
-    return any(
-        isinstance(client, Run) and client.turns > 1 and client.sampler == "heun" and client.served is None
-        for client in program.clients
-    )
+    """Another text at the second evaluation of one step: it looks like another lane of that step."""
+    return any(isinstance(client, Run) and client.turns > 1 and evaluates_twice(client) for client in program.clients)
+
+
+def evaluates_twice(client):
+    return client.sampler == "heun" if client.served is None else client.served.kind in ("Heun", "PNDM")
 
 
 def shown(programs):
