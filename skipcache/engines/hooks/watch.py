@@ -203,13 +203,16 @@ class Watched:
         What a skipped block hands through may be a tensor of the head, so that an alias of it goes on. What a block
         returns as it was given is not its own.
         """
+        watch = self.watch
         streams, shape = take_apart(output)
-        if given is None and streams:
-            streams = tuple(x if self.watch.origin(x) is not None else x.detach() for x in streams)
+        if given is not None:
+            known = set(map(id, given.values()))
+            streams = tuple(x for x in streams if id(x) not in known or watch.origin(x) is not None)
+        elif None in map(watch.origin, streams):
+            streams = tuple(x.detach() if watch.origin(x) is None else x for x in streams)
             output = rebuild(shape, list(streams))
         for x in streams:
-            if given is None or self.watch.origin(x) is not None or all(x is not value for value in given.values()):
-                self.watch.follow(x, index)
+            watch.follow(x, index)
         return output
 
 
