@@ -71,7 +71,8 @@ class ModelState:
         self._registries: list[Iterable[Any]] = [d.values() for d in (*trees, *(module._parameters for module in own))]
         self._dicts = [module.__dict__ for module in modules]
         self._hooks = [module.__dict__[name] for module in modules for name in _HOOKS]
-        self._adapters = [module for module in modules if hasattr(module, "_disable_adapters")]
+        kinds = {kind for kind in set(map(type, modules)) if hasattr(kind, _ADAPTER[0])}
+        self._adapters = [module for module in modules if type(module) in kinds]
         held = self._held()
         forwards = [(m, m.__dict__["forward"]) for m in modules if "forward" in m.__dict__]
         here = [None if _is_away(x) else x for x in held]
