@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from skipcache.blocks.override import Override, is_class_forward
 
-_VERSION = attrgetter("_version")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _ADAPTER = ("_disable_adapters", "_active_adapter", "merged_adapters", "scaling")  # of peft's layers
 
@@ -95,7 +94,7 @@ def _parameters_in(held: list[Any]) -> list[Tensor]:
 
 def _writes(parameters: list[Tensor]) -> int:
     """How often they were written to in place."""
-    return sum(map(_VERSION, parameters))
+    return sum(map(attrgetter("_version"), parameters))
 
 
 def _is_away(x: Any) -> bool:
