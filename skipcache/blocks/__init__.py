@@ -1,4 +1,5 @@
 from skipcache.blocks.attributes import HOOKS, MARK, REGISTRIES, REPLICATE, TORCH, WRAPPERS
+from skipcache.blocks.eagerly import eagerly
 from skipcache.blocks.outline import Outline, equal_values, on_host, outline_of, version
 from skipcache.blocks.outside import Outside
 from skipcache.blocks.override import (
@@ -36,6 +37,7 @@ __all__ = [
     "alike",
     "arguments_of",
     "check_plain",
+    "eagerly",
     "equal_values",
     "handed_in",
     "hidden_behind",

@@ -25,6 +25,10 @@ class Outline(NamedTuple):
     def exactly(cls, x: Tensor) -> Outline:
         return cls(x.shape, x.dtype, x.device, x.stride())
 
+    def is_of(self, x: Tensor) -> bool:
+        """`x` has this shape, dtype and device."""
+        return x.shape == self.shape and x.dtype == self.dtype and x.device == self.device
+
     def blank(self) -> Tensor:
         """An uninitialised tensor like it; fake under a FakeTensorMode."""
         if self.stride is None:

@@ -23,7 +23,7 @@ _LIBRARIES = ("torch", "numpy", "diffusers", "transformers", "accelerate", "peft
 _FOREIGN = frozenset((*sys.stdlib_module_names, *_LIBRARIES))
 _NOT_OWN = TORCH | WRAPPERS
 _CONTAINERS = (list, dict, set)
-_PLAIN = (bool, int, float, str, type(None))
+_PLAIN = frozenset((bool, int, float, str, type(None)))
 _CODE = (FunctionType, MethodType, classmethod, staticmethod, property)
 
 
@@ -80,8 +80,9 @@ class _Search:
                 if (own or not _foreign(base)) and id(base) not in self._seen:
                     yield from self._class(base, 0)
         for module in self._modules:
-            for name in module.__dict__.keys() - _NOT_OWN:
-                for value in _items(module.__dict__[name]):  # the containers themselves are the model's own
+            own = [(k, x) for k, x in module.__dict__.items() if type(x) not in _PLAIN and k not in _NOT_OWN]
+            for name, held in own:
+                for value in _items(held):  # the containers themselves are the model's own
                     yield from self._value(value, f"{name}.", 1)
 
     def _value(self, value: Any, name: str, depth: int) -> Iterator[_Place]:

@@ -6,7 +6,7 @@ A pass with layers skipped (skip-layer guidance), with a LoRA switched off or wi
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from itertools import chain
 from operator import attrgetter, is_
 from typing import Any
@@ -43,30 +43,22 @@ class ModelState:
 
     def _is_unchanged(self) -> bool:
         assert self._seen is not None
-        held, writes, sizes, hooks, forwards, adapters = self._seen
+        held, parameters, writes, sizes, hooks, forwards, adapters = self._seen
         return (
             self._counts() == (sizes, hooks)
             and len(now := self._held()) == len(held)
             and all(map(is_, now, held))
-            and self._writes(now) == writes
+            and _writes(parameters) == writes
             and all(module.__dict__.get("forward") is forward for module, forward in forwards)
             and (not adapters or tuple(map(_shown, self._adapters)) == adapters)
         )
 
-    def _held(self) -> tuple[Any, ...]:
+    def _held(self) -> list[Any]:
         """All child modules and parameters, in order."""
-        return tuple(chain.from_iterable(held.values() for held in self._registries))
-
-    def _writes(self, held: tuple[Any, ...]) -> int:
-        """How often the parameters were written to in place; inference tensors count no writes."""
-        tensors = [p for p in held[self._children :] if p is not None]
-        try:
-            return sum(map(attrgetter("_version"), tensors))
-        except RuntimeError:
-            return sum(p._version for p in tensors if not p.is_inference())
+        return list(chain.from_iterable(self._registries))
 
     def _counts(self) -> tuple[int, int]:
-        return sum(map(len, self._dicts)), sum(map(len, self._hooks))
+        return sum(map(len, self._dicts)), sum(map(len, filter(None, self._hooks)))
 
     def _index(self) -> None:
         """Walk the tree, and make the value."""
@@ -74,23 +66,35 @@ class ModelState:
         trees = [module._modules for module in modules if module._modules]
         # A hook of accelerate's puts other parameters on its module for each call.
         own = [module for module in modules if module._parameters and "_hf_hook" not in module.__dict__]
-        self._registries: list[dict[str, Any]] = [*trees, *(module._parameters for module in own)]
-        self._children = sum(map(len, trees))
+        # Views of the dicts, which show what is in them now.
+        self._registries: list[Iterable[Any]] = [d.values() for d in (*trees, *(module._parameters for module in own))]
         self._dicts = [module.__dict__ for module in modules]
         self._hooks = [module.__dict__[name] for module in modules for name in _HOOKS]
-        self._adapters = [module for module in modules if hasattr(module, "_disable_adapters")]
+        kinds = {kind for kind in set(map(type, modules)) if hasattr(kind, _ADAPTER[0])}
+        self._adapters = [module for module in modules if type(module) in kinds]
         held = self._held()
         forwards = [(m, m.__dict__["forward"]) for m in modules if "forward" in m.__dict__]
-        here = tuple(None if _is_away(x) else x for x in held)
+        here = [None if _is_away(x) else x for x in held]
         adapters = tuple(map(_shown, self._adapters))
-        self._seen = (held, self._writes(held), *self._counts(), forwards, adapters)
+        parameters = _parameters_in(held)
+        self._seen = (held, parameters, _writes(parameters), *self._counts(), forwards, adapters)
         self._value = (
             tuple(id(x) for x in here),
-            self._writes(here),
+            _writes(_parameters_in(here)),
             tuple((id(m), id(f)) for m, f in ((m, _foreign(f, m)) for m, f in forwards) if f is not None),
             tuple(key for hooks in self._hooks for key in hooks),
             adapters,
         )
+
+
+def _parameters_in(held: list[Any]) -> list[Tensor]:
+    """Those that count writes, which inference tensors do not."""
+    return [x for x in held if isinstance(x, Tensor) and not x.is_inference()]
+
+
+def _writes(parameters: list[Tensor]) -> int:
+    """How often they were written to in place."""
+    return sum(map(attrgetter("_version"), parameters))
 
 
 def _is_away(x: Any) -> bool:

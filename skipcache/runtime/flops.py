@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
@@ -13,14 +12,13 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from skipcache.blocks import META, Unlike, Weightless, quietly, weightless
+from skipcache.blocks import META, Unlike, Weightless, eagerly, quietly, weightless
 from skipcache.engines import Recent
 from skipcache.runtime.counters import Counters
 from skipcache.trajectory import Call, zero_call
 
 MAX_KNOWN = 16
 MAX_COUNTED = 4  # signatures that one report counts: those with the most calls
-ONE_AT_A_TIME = threading.Lock()  # the stance of torch.compile is the process's: overlapping counts would leave it on
 COLLECTIVES = ("c10d", "_c10d_functional", "c10d_functional")
 
 
@@ -103,8 +101,7 @@ def count_flops(model: nn.Module, engine: Rehearsing | None, blank: Call) -> tup
     """
     if any(map(callable, pytree.tree_leaves((blank.args, dict(blank.kwargs))))):
         raise Unlike("an argument is a function, which might act on more than the copy")
-    eager = torch.compiler.set_stance("force_eager")
-    with ONE_AT_A_TIME, eager, torch.no_grad():
+    with eagerly(), torch.no_grad():
         copy, args, kwargs = weightless(model, blank.args, dict(blank.kwargs))
         with quietly(torch.device(META), copy), torch.device(META):
             return _rehearsed(copy, engine, replace(blank, args=args, kwargs=kwargs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor, nn
 
@@ -48,7 +49,7 @@ class Stack:
         """What enters the first block and what the last one of a unit hands out are known to share a layout."""
         return bool(self.transposed) or len(self.units[0]) == 1
 
-    @property
+    @cached_property
     def blocks(self) -> tuple[str, ...]:
         """All paths in running order."""
         return tuple(path for unit in self.units for path in unit)

@@ -10,6 +10,7 @@ from torch._dynamo.utils import counters
 
 import skipcache
 from skipcache import Damped, Forecast, Hold, Threshold
+from tests.models.odd import Tiny, run, tiny
 from tests.models.originals import Block
 from tests.models.sampling import build, equal, sample
 
@@ -124,3 +125,52 @@ def test_outputs_of_replayed_cuda_graphs_are_copied_out():
 
     (copied,) = Programs._own(programs, (held,))
     assert torch.equal(copied, held) and copied.data_ptr() != held.data_ptr()
+
+
+class Counting:
+    """A backend of torch.compile that counts what it compiles and how often that runs."""
+
+    def __init__(self):
+        self.made = self.ran = 0
+
+    def __call__(self, graph, _):
+        self.made += 1
+
+        def compiled(*args):
+            self.ran += 1
+            return graph(*args)
+
+        return compiled
+
+
+def doubling(backend=None):
+    def function(h):
+        return h * 2 + 1
+
+    if backend is not None:
+        function = torch.compile(function, backend=backend)
+
+    class Doubles(Tiny):
+        def after(self, h, x, t):
+            return function(h)
+
+    return tiny(Doubles)
+
+
+@pytest.mark.parametrize("engine", ["fx", "hooks", "auto"])
+@pytest.mark.parametrize("warm", [True, False])
+def test_functions_that_the_forward_compiles_stay_compiled(engine, warm):
+    """A trace on tensors without values leaves nothing behind: the compiler neither gives up nor starts anew."""
+    backend = Counting()
+    model = doubling(backend)
+    if warm:
+        run(model)
+    expected = run(skipcache.accelerate(doubling(), interval=3, engine="hooks"))
+    skipcache.accelerate(model, interval=3, engine=engine)
+    assert all(map(torch.equal, run(model), expected))
+    assert skipcache.report(model).engine == ("hooks" if engine == "hooks" else "fx")
+    skipcache.restore(model)
+    before = backend.ran
+    run(model)
+    assert backend.ran - before == 7
+    assert backend.made == 1

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from skipcache.blocks import Outline
+from skipcache.blocks import Outline, eagerly
 from skipcache.engines.fx.errors import Untraceable
 from skipcache.engines.fx.nesting import children, has_tensor, mapped, tensor_paths, tensors_in
 
@@ -238,6 +238,6 @@ def _property(func: Any) -> str | None:
 @contextmanager
 def tracing(tracer: Tracer) -> Iterator[None]:
     """Torch functions that this thread calls are written down by `tracer`."""
-    with tracer:
+    with eagerly(), tracer:
         yield
     tracer.check_constants()

@@ -45,7 +45,7 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self._made: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._last = -1  # the deep block that was called last
-        self._on = False
+        self._on = self._over = False
         self.read: str | None = None
 
     def origin(self, x: Any) -> int | None:
@@ -58,7 +58,14 @@ class Watch(TorchFunctionMode):
 
     def enter_deep(self, index: int) -> None:
         """The deep block at `index` is called: what was read before it was read on the way to it."""
-        self._last, self.read = index, None
+        self._last, self.read, self._over = index, None, False
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing is left that was made of a deep block before the last one, so that nobody can read it any more."""
+        if not self._over:
+            self._over = all(index >= self._last or made() is None for made, index in self._made.values())
+        return self._over
 
     def check(self, values: Iterable[Any], reader: str) -> int | None:
         """The earliest deep block that `values` were made of. It is noted where that is not the last one."""
@@ -96,7 +103,7 @@ class Watch(TorchFunctionMode):
     # This happens around each block, so that torch's own calls, which are cheap, take the place of `with`.
 
     def resume(self) -> None:
-        if not self._on:
+        if not (self._on or self._over):
             torch._C._push_on_torch_function_stack(self)
             self._on = True
 
@@ -136,36 +143,40 @@ class Watched:
     def __init__(self, run: Run, engine: HookEngine, known: Wiring | None = None, caches: bool = False) -> None:
         self.run, self.known, self.caches = run, known, caches
         self.deep, self.paths = engine.deep, engine.stack.blocks
+        self._ends = () if known is None else (known.shallow, known.last)
         self.watch = Watch()
         self.called: list[int] = []
         self.ran = 0
         self.trouble: str | None = None
 
     def block(self, block: BlockCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        index, watch, ran = block.index, self.watch, self.run.ran
+        index, watch, run = block.index, self.watch, self.run
         watch.pause()
         if not self.called and self.known is not None:
             seen = outlines_of(arguments_of(args, kwargs))
             self._expect(seen == self.known.entry, f"{self.paths[index]} is given other tensors than it was")
         self.called.append(index)
-        if index in self.deep:
+        deep, ran = index in self.deep, run.ran
+        if deep:
             watch.enter_deep(index)
-        else:
+        elif not (index >= self.deep.stop and watch.is_over):
             watch.check((args, kwargs), self.paths[index])
-        output = self.run.block(block, args, kwargs)
-        self.ran = self.run.ran
-        skipped = self.run.ran == ran
-        if skipped or index in self.deep:
+        output = run.block(block, args, kwargs)
+        self.ran = run.ran
+        skipped = ran == run.ran
+        if skipped or deep:
             output = self._followed(output, index, None if skipped else arguments_of(args, kwargs))
-        self._compare(index, output)
-        if index >= self.deep.start or skipped:
+        if index in self._ends:
+            self._compare(index, output)
+        if skipped or index >= self.deep.start:
             watch.resume()
         return output
 
     def finish(self, output: Any) -> None:
         """The forward has returned `output`."""
         self.watch.pause()
-        self.watch.check(list(tensors_of(output)), "the caller")
+        if not self.watch.is_over:
+            self.watch.check(list(tensors_of(output)), "the caller")
         if self.known is not None and self.called:
             self._expect(self.called == list(self.known.outlets), "the forward calls other blocks than it did")
 
@@ -182,12 +193,9 @@ class Watched:
 
     def _compare(self, index: int, output: Any) -> None:
         """H and D must look as they did, else a D-hat would be made of features of two kinds."""
-        known = self.known
-        if known is not None and index in (known.shallow, known.last):
-            looks = tuple(map(Outline.of, take_apart(output)[0]))
-            self._expect(
-                looks == known.outlets[index].outlines, f"{self.paths[index]} returns other tensors than it did"
-            )
+        looks = tuple(map(Outline.of, take_apart(output)[0]))
+        same = self.known is not None and looks == self.known.outlets[index].outlines
+        self._expect(same, f"{self.paths[index]} returns other tensors than it did")
 
     def _followed(self, output: Any, index: int, given: Mapping[Hashable, Any] | None) -> Any:
         """`output`, followed. `given` are the arguments of a block that ran; None for one that was skipped.
@@ -195,13 +203,16 @@ class Watched:
         What a skipped block hands through may be a tensor of the head, so that an alias of it goes on. What a block
         returns as it was given is not its own.
         """
+        watch = self.watch
         streams, shape = take_apart(output)
-        if given is None and streams:
-            streams = tuple(x if self.watch.origin(x) is not None else x.detach() for x in streams)
+        if given is not None:
+            known = set(map(id, given.values()))
+            streams = tuple(x for x in streams if id(x) not in known or watch.origin(x) is not None)
+        elif None in map(watch.origin, streams):
+            streams = tuple(x.detach() if watch.origin(x) is None else x for x in streams)
             output = rebuild(shape, list(streams))
         for x in streams:
-            if given is None or self.watch.origin(x) is not None or all(x is not value for value in given.values()):
-                self.watch.follow(x, index)
+            watch.follow(x, index)
         return output
 
 
