@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from skipcache.blocks import on_host
 from skipcache.policies import Step
 from skipcache.trajectory.lanes import Found, Lane, Lanes
-from skipcache.trajectory.sample import LEAST
+from skipcache.trajectory.sample import GROWTH, LEAST
 from skipcache.trajectory.time import Direction, Instant
 
 ROUNDING = 0.001  # turns below it tell nothing of two runs
@@ -137,11 +137,15 @@ def view_of(
 
 
 def nearest(fitting: list[tuple[Trajectory, Fits]]) -> tuple[Trajectory, Fits] | None:
-    """The run whose sample turned least: the latest one of those that turned by no more than rounding may explain.
+    """The run whose sample turned least; one that knows the call's lane goes before one to which the lane is new.
 
-    None where the samples turned so much that the next best is as likely.
+    Of those that turned by no more than rounding may explain it is the latest. None where the samples turned so much
+    that the next best is as likely.
     """
-    turns = sorted(place.turn or 0.0 for _, place in fitting)
+    least = min(place.turn or 0.0 for _, place in fitting)
+    near = [(run, place) for run, place in fitting if (place.turn or 0.0) <= max(LEAST, GROWTH * least)]
+    known = [(run, place) for run, place in near if place.lane is not None] or fitting
+    turns = sorted(place.turn or 0.0 for _, place in known)
     if len(turns) > 1 and turns[0] > LEAST and turns[1] <= ALIKE * turns[0]:
         return None
-    return next((run, place) for run, place in fitting if (place.turn or 0.0) <= max(ROUNDING, turns[0]))
+    return next((run, place) for run, place in known if (place.turn or 0.0) <= max(ROUNDING, turns[0]))

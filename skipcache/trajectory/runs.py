@@ -18,7 +18,7 @@ from skipcache.policies import Policy
 from skipcache.predictors import Predictor
 from skipcache.trajectory.cache import bytes_of
 from skipcache.trajectory.call import Call
-from skipcache.trajectory.places import Fits, NewRun, Place, Repeat, Visit, nearest
+from skipcache.trajectory.places import ROUNDING, Fits, NewRun, Place, Repeat, Visit, nearest
 from skipcache.trajectory.time import Clock, Instant, SchedulerRun
 from skipcache.trajectory.trajectory import Trajectory
 from skipcache.trajectory.word import Word
@@ -188,8 +188,11 @@ class Runs:
             return repeats[0]
         for run in self._elsewhere(thread):
             place = run.place(call, instant)
-            if isinstance(place, Fits) and place.is_sure and (place.steps or place.lane is not None):
-                return run, place
+            if isinstance(place, Fits) and place.is_sure:
+                if place.steps or place.lane is not None:
+                    return run, place
+                if place.turn is not None and place.turn <= ROUNDING:  # perhaps a lane of a run that hops over threads
+                    self._share(thread, run)
         for run, place in places:
             if isinstance(place, NewRun) and place.in_turns:
                 run.doubt()
@@ -226,18 +229,20 @@ class Runs:
         if thread.runs and thread.runs[0] is run:
             return
         if run not in thread.runs:
-            for other in [one for one in list(self._threads) if run in one.runs]:
-                self._share(thread, other)
-                run.goes_on = True
+            self._share(thread, run)
         runs = thread.runs
         runs[:] = [run, *(one for one in runs if one is not run)][: MAX_RUNS * self._sharers(runs)]
 
-    def _share(self, one: Thread, other: Thread) -> None:
-        parts = [one.runs, other.runs]
-        runs = sorted(one.runs + other.runs, key=lambda run: -run.used)
-        for thread in list(self._threads):
-            if any(thread.runs is part for part in parts):
-                thread.runs = runs
+    def _share(self, thread: Thread, run: Trajectory) -> None:
+        """The thread and the one of `run`, if another one has it, share all their runs."""
+        for other in [one for one in list(self._threads) if run in one.runs]:
+            parts = [thread.runs, other.runs]
+            runs = sorted(thread.runs + other.runs, key=lambda run: -run.used)
+            run.goes_on = True
+            for one in list(self._threads):
+                if any(one.runs is part for part in parts):
+                    one.runs = runs
+            return
 
     def _sharers(self, runs: list[Trajectory]) -> int:
         return sum(thread.runs is runs for thread in list(self._threads))
