@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from tests.models.fuzz.programs import CLASSES, PLAIN
 from tests.models.fuzz.world import World
 
+pytestmark = pytest.mark.filterwarnings("ignore:skipcache caches nothing:UserWarning")  # so it may be, in what is drawn
+
 SEQUENCES = int(os.environ.get("FUZZ", 200))
 EACH = -(-SEQUENCES // (len(CLASSES) + 1))
 drawn = settings(
