@@ -77,3 +77,20 @@ def test_what_was_learned_of_a_signature_can_be_forgotten(kind):
     assert not engine.serves(reader.read((noise(side=6), torch.full((2,), 500)), {}))
     engine.forget()
     assert not engine.serves(call)
+
+
+@both
+def test_calls_that_raise_are_no_trials(kind):
+    model, engine, reader = made(kind)
+    call = call_of(reader)
+
+    def breaks(*_):
+        raise RuntimeError("no memory")
+
+    handle = model.blocks[4].register_forward_pre_hook(breaks)
+    for _ in range(5):
+        with torch.no_grad(), pytest.raises(RuntimeError, match="no memory"):
+            engine.full(model.forward, call)
+    handle.remove()
+    with torch.no_grad():
+        assert engine.full(model.forward, call).features is not None and engine.refusal(call) is None
