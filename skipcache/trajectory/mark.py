@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skipcache.blocks import on_host, outline_of, version
+from skipcache.blocks import memory_of, on_host, outline_of, version
 
 IN_NUMPY = (torch.float16, torch.float32, torch.float64)
 MOST = 3  # values along one dimension that are looked at
@@ -54,7 +54,7 @@ class Mark:
         if version(other) != self.version or not self._unwritten(other):
             return False
         return mine is other or (
-            mine.untyped_storage()._cdata == other.untyped_storage()._cdata
+            memory_of(mine) == memory_of(other)
             and mine.storage_offset() == other.storage_offset()
             and outline_of(mine) == outline_of(other)
             and mine.stride() == other.stride()

@@ -235,14 +235,14 @@ class Runs:
 
     def _share(self, thread: Thread, run: Trajectory) -> None:
         """The thread and the one of `run`, if another one has it, share all their runs."""
-        for other in [one for one in list(self._threads) if run in one.runs]:
-            parts = [thread.runs, other.runs]
-            runs = sorted(thread.runs + other.runs, key=lambda run: -run.used)
-            run.goes_on = True
-            for one in list(self._threads):
-                if any(one.runs is part for part in parts):
-                    one.runs = runs
+        mine, theirs = thread.runs, next((one.runs for one in list(self._threads) if run in one.runs), None)
+        if theirs is None:
             return
+        run.goes_on = True
+        shared = sorted(mine + theirs, key=lambda one: -one.used)
+        for one in list(self._threads):
+            if one.runs is mine or one.runs is theirs:
+                one.runs = shared
 
     def _sharers(self, runs: list[Trajectory]) -> int:
         return sum(thread.runs is runs for thread in list(self._threads))

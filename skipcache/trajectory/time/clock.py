@@ -14,6 +14,8 @@ from skipcache.trajectory.mark import Mark
 from skipcache.trajectory.time.direction import Values, direction, timestep_values
 from skipcache.trajectory.time.scheduler_run import SchedulerRun, current_runs, same_run
 
+MAX_GOING = 8  # runs of schedulers on one thread
+
 
 @dataclass(frozen=True, eq=False)
 class Instant:
@@ -105,9 +107,6 @@ class Instant:
         if not all(map(on_host, (self.timestep, last.timestep, run.timesteps))):
             return None
         return direction(last.timesteps, self.timesteps), run.turn(before, at, self.timestep)
-
-
-MAX_GOING = 8  # runs of schedulers on one thread
 
 
 class Clock:

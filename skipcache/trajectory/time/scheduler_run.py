@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from skipcache.blocks import on_host
+from skipcache.blocks import memory_of, on_host
 from skipcache.trajectory.time.direction import Values, direction, timestep_values
 
 # In the names of diffusers' schedulers that draw noise on each step, beside those that their settings show.
@@ -32,7 +32,7 @@ class SchedulerRun:
 
     def holds(self, timestep: Tensor | float) -> bool:
         """`timestep` is a view of this run's own memory."""
-        return isinstance(timestep, Tensor) and _memory(timestep) == _memory(self.timesteps)
+        return isinstance(timestep, Tensor) and memory_of(timestep) == memory_of(self.timesteps)
 
     def position(self, timestep: Tensor | float, last: int | None, values: Values | None = None) -> int | None:
         """The index of `timestep`, at or after `last` where values repeat; None where it shows none.
@@ -125,7 +125,3 @@ def current_runs(schedulers: Sequence[Any]) -> list[SchedulerRun]:
 def same_run(one: SchedulerRun | None, other: SchedulerRun | None) -> bool:
     """Both are the run of one `set_timesteps`, or there is none."""
     return one is other or (one is not None and other is not None and one.timesteps is other.timesteps)
-
-
-def _memory(x: Tensor) -> int:
-    return x.untyped_storage()._cdata
