@@ -1,6 +1,6 @@
 from skipcache.blocks.attributes import HOOKS, MARK, REGISTRIES, REPLICATE, TORCH, WRAPPERS
 from skipcache.blocks.eagerly import eagerly
-from skipcache.blocks.outline import Outline, equal_values, on_host, outline_of, version
+from skipcache.blocks.outline import Outline, equal_values, memory_of, on_host, outline_of, version
 from skipcache.blocks.outside import Outside
 from skipcache.blocks.override import (
     CallOverride,
@@ -43,6 +43,7 @@ __all__ = [
     "hidden_behind",
     "inner_forward",
     "is_bound_to",
+    "memory_of",
     "on_host",
     "outline_of",
     "override_of",

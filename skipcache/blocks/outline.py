@@ -61,3 +61,11 @@ def version(x: Tensor) -> int:
 def on_host(value: Any) -> bool:
     """True where reading `value` synchronises with no device."""
     return not isinstance(value, Tensor) or value.device.type == "cpu"
+
+
+def memory_of(x: Tensor) -> int | None:
+    """What tells whether two tensors lie in one memory; None where there is none to look at (sparse tensors)."""
+    try:
+        return x.untyped_storage()._cdata
+    except NotImplementedError:
+        return None

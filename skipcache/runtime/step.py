@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from skipcache.blocks import Snapshot
+from skipcache.blocks import Snapshot, tensors_of
 from skipcache.engines import Engine, StepResult
 from skipcache.predictors import Predictor
 from skipcache.runtime.corrections import correctable, main_output, with_main_output
@@ -66,7 +66,11 @@ class StepRunner:
             result = replace(result, reason=result.reason or UNSERVED)
         if result.features is not None:
             visit.run.record(visit, *result.features)
-        return result if corrector is None else _corrected(result, call, visit, corrector)
+        if corrector is not None:
+            result = _corrected(result, call, visit, corrector)
+        # A loop may write to what it gave and to what it is given: a model may hand both through as they are.
+        visit.lane.cache.keep_apart((*tensors_of(result.output), *call.tensors))
+        return result
 
     def full(self, forward: Callable[..., Any], call: Call) -> StepResult:
         """A full step by the first engine that can serve this signature; those before it say why they cannot."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-from skipcache.blocks import Streams
+from skipcache.blocks import Streams, memory_of
 from skipcache.predictors import Prediction, Predictor
 from skipcache.trajectory.drift import Drift
 
@@ -61,6 +61,21 @@ class FeatureCache:
     def outputs_before(self, step: int) -> list[Tensor]:
         """The outputs of the steps right before `step`, the latest first."""
         return [x for i, (at, x) in enumerate(self.outputs) if at == step - 1 - i]
+
+    def keep_apart(self, owned: Iterable[Tensor]) -> None:
+        """Copy what lies in one memory with tensors that someone else owns, and may write to."""
+        held = self.tensors
+        taken = {memory_of(x) for x in owned} if held else set()
+        if not any(memory_of(x) in taken for x in held):
+            return
+
+        def own(streams: Streams) -> Streams:
+            return tuple(x.clone() if memory_of(x) in taken else x for x in streams)
+
+        self.kept = [own(streams) for streams in self.kept]
+        self.outputs = [(step, *own((x,))) for step, x in self.outputs]
+        if self.drift is not None and self.drift.H is not None:
+            self.drift.H = own(self.drift.H)
 
     def forget(self) -> None:
         """Drop the features: the next call of the lane is a full step."""

@@ -50,6 +50,12 @@ class Call:
     def sample(self) -> Tensor:
         return self.samples[0]
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All among the arguments."""
+        given = (*self.samples, self.timestep, *self.conditioning)
+        return [x for x in given if isinstance(x, Tensor)]
+
     def run(self, forward: Callable[..., Any]) -> Any:
         """`forward` on the arguments, in lists and dicts of this run's own: a model may empty them (HunyuanDiT)."""
         args, kwargs = self.arguments()

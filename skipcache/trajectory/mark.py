@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from skipcache.blocks import on_host, outline_of, version
+
+IN_NUMPY = (torch.float16, torch.float32, torch.float64)
+MOST = 3  # values along one dimension that are looked at
 
 
 def is_plain(value: Any) -> bool:
@@ -21,19 +24,22 @@ def is_plain(value: Any) -> bool:
 class Mark:
     """An argument as it was at one call. It holds the tensor, so that its memory is not given to another one.
 
-    `copy` stands in for the version of inference tensors, whose writes are not counted. On a device a comparison of
-    values would synchronise: there inference tensors are assumed to be unwritten.
+    `copy` stands in for the version of inference tensors, whose writes are not counted. `some` of the values tell of
+    writes that no version counts, through `.data` or a view in NumPy. On a device a comparison of values would
+    synchronise: there such writes go unnoticed, and inference tensors are assumed to be unwritten.
     """
 
     value: Any
     version: int
     copy: Tensor | None = None
+    some: bytes | None = None
 
     @classmethod
     def of(cls, value: Any) -> Mark:
         if not isinstance(value, Tensor):
             return cls(value, 0)
-        return cls(value, version(value), value.clone() if value.is_inference() and on_host(value) else None)
+        copy = value.clone() if value.is_inference() and on_host(value) else None
+        return cls(value, version(value), copy, None if copy is not None else _some_of(value))
 
     @property
     def is_sure(self) -> bool:
@@ -59,24 +65,39 @@ class Mark:
         mine = self.value
         if not isinstance(mine, Tensor) or not isinstance(other, Tensor):
             return self.same(other)
-        if version(mine) != self.version or outline_of(mine) != outline_of(other) or mine.is_meta:
+        before = self.as_it_was
+        if before is None or outline_of(before) != outline_of(other):
             return False
-        mine = mine if self.copy is None else self.copy
-        return torch.equal(mine, other) if on_host(other) else bool((mine == other).all().tolist())
+        return torch.equal(before, other) if on_host(other) else bool((before == other).all().tolist())
 
     @property
     def as_it_was(self) -> Tensor | None:
         """The tensor with the values that it had; None where they are lost, or it is no tensor."""
-        if not isinstance(self.value, Tensor) or self.value.is_meta:
+        mine = self.value
+        if not isinstance(mine, Tensor) or mine.is_meta or version(mine) != self.version:
             return None
-        return self.copy if self.copy is not None else self.value if version(self.value) == self.version else None
+        if self.copy is not None:
+            return self.copy
+        return mine if self._unwritten(mine) else None
 
     def same_or_equal(self, other: Any) -> bool:
         """The same memory, unwritten, or, on the host, equal values."""
         return self.same(other) or (on_host(other) and self.equal(other))
 
     def _unwritten(self, other: Tensor) -> bool:
-        return self.copy is None or (outline_of(self.copy) == outline_of(other) and torch.equal(self.copy, other))
+        if self.copy is None:
+            return self.some is None or self.some == _some_of(other)
+        return outline_of(self.copy) == outline_of(other) and torch.equal(self.copy, other)
+
+
+def _some_of(x: Tensor) -> bytes | None:
+    """Some of the values, at most 3 along each dimension, spread over it; None where that would cost a look."""
+    if type(x) not in (Tensor, nn.Parameter) or not on_host(x) or x.layout is not torch.strided or x.is_quantized:
+        return None
+    if x.dtype.is_floating_point and x.dtype not in IN_NUMPY:
+        x = x.detach().view(torch.uint8 if x.element_size() == 1 else torch.int16)
+    values = x.numpy(force=True)
+    return values[tuple([slice(None, None, -(-size // MOST) or 1) for size in values.shape])].tobytes()
 
 
 def angle(before: Tensor, after: Tensor) -> Tensor:

@@ -64,3 +64,44 @@ def test_objects_are_told_by_identity():
 def test_a_mark_holds_its_tensor_so_that_no_other_one_takes_its_memory():
     mark = Mark.of(torch.randn(1000))
     assert not any(mark.same(torch.randn(1000)) for _ in range(50))
+
+
+def through_data(x):
+    x.data.add_(1)
+
+
+def through_numpy(x):
+    x.numpy()[...] += 1
+
+
+@pytest.mark.parametrize("write", [through_data, through_numpy])
+@pytest.mark.parametrize("shape", [(), (2,), (1, 77, 64), (2, 4, 1, 16, 16)])
+def test_writes_that_no_version_counts_are_told_by_some_of_the_values(write, shape):
+    x = torch.randn(shape)
+    mark, before, seen = Mark.of(x), x.clone(), x._version
+    assert mark.same(x) and mark.equal(before)
+    write(x)
+    assert x._version == seen
+    assert not mark.same(x) and not mark.equal(before) and not mark.equal(x) and mark.as_it_was is None
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.zeros(0, 3),
+        torch.tensor([float("nan"), 1.0]),
+        torch.ones(3, 5, dtype=torch.bool),
+        torch.ones(4, 6, dtype=torch.bfloat16).t(),
+        torch.ones(4, 6).to(torch.float8_e4m3fn),
+        torch.ones(4, 6, requires_grad=True) * 2,
+        torch.ones(2, dtype=torch.complex64),
+        torch.ones(2, 3, dtype=torch.complex64).conj(),
+        torch.ones(3).expand(4, 3),
+        torch.eye(3).to_sparse(),
+        torch.nn.Parameter(torch.ones(3)),
+        torch.empty(3, device="meta"),
+    ],
+    ids=str,
+)
+def test_tensors_of_any_kind_are_known_again(x):
+    assert Mark.of(x).same(x)
