@@ -135,7 +135,7 @@ class Clock:
         placed = [run for run in fresh if run.position(call.timestep, None) is not None or run.count is not None]
         fitting = holding or placed or fresh
         known = [one for one in self._going if any(one.timesteps is run.timesteps for run in fitting[:1] or runs)]
-        return (known or [*fitting, None])[0]
+        return next(iter(known or fitting), None)
 
     def forget(self, run: SchedulerRun | None) -> None:
         """`run` is over: until the scheduler has other timesteps it tells nothing."""
