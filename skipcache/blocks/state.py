@@ -6,7 +6,7 @@ A pass with layers skipped (skip-layer guidance), with a LoRA switched off or wi
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from itertools import chain
 from operator import attrgetter, is_
 from typing import Any
@@ -67,7 +67,8 @@ class ModelState:
         # A hook of accelerate's puts other parameters on its module for each call.
         own = [module for module in modules if module._parameters and "_hf_hook" not in module.__dict__]
         # Views of the dicts, which show what is in them now.
-        self._registries: list[Iterable[Any]] = [d.values() for d in (*trees, *(module._parameters for module in own))]
+        registries: list[dict[str, Any]] = [*trees, *(module._parameters for module in own)]
+        self._registries = [held.values() for held in registries]
         self._dicts = [module.__dict__ for module in modules]
         self._hooks = [module.__dict__[name] for module in modules for name in _HOOKS]
         kinds = {kind for kind in set(map(type, modules)) if hasattr(kind, _ADAPTER[0])}

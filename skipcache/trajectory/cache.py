@@ -73,7 +73,7 @@ class FeatureCache:
             return tuple(x.clone() if memory_of(x) in taken else x for x in streams)
 
         self.kept = [own(streams) for streams in self.kept]
-        self.outputs = [(step, *own((x,))) for step, x in self.outputs]
+        self.outputs = [(step, own((x,))[0]) for step, x in self.outputs]
         if self.drift is not None and self.drift.H is not None:
             self.drift.H = own(self.drift.H)
 
