@@ -188,9 +188,9 @@ class FxEngine:
     def _first(self, call: Call) -> StepResult:
         """The first step of a signature: it runs as usual, and is recorded, traced, cut and proved."""
         function = innermost(own_forward(self.model))
-        self._traces.put(call.signature, 1 + (self._traces.get(call.signature) or 0))
         before, outside = versions(call), Outside(self.model.modules())
         recording = record(function, self.model, self.stack.blocks, self.deep, *call.arguments())
+        self._traces.put(call.signature, 1 + (self._traces.get(call.signature) or 0))
         blocks = sum(len(recording.returned.get(path, ())) for path in self.stack.blocks)
         try:
             if versions(call) != before:

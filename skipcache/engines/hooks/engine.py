@@ -203,9 +203,9 @@ class HookEngine:
 
         Models that write to their features in place are found out by the tensors' versions or by the proof.
         """
-        self._proved.tries(call)
         run, before, trials = WiringObserver(self, call.batch), versions(call), Trials(self, forward, call)
         output, watched = self._watched(run, forward, call)
+        self._proved.tries(call)
         if not watched.called:
             return StepResult(output, run.ran)
         wiring = self._seen(run, watched.read, versions(call) == before)
