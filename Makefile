@@ -28,9 +28,9 @@ engines: .venv/installed
 	done; done
 	$(BIN)/skipcache publish
 
-# Each process runs tests of whole files, on one thread. Not tests/fuzz: some of its classes are known to fail (`make fuzz`).
+# Each process runs tests of whole files, on one thread.
 test: .venv/installed
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --ignore=tests/fuzz
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # Sequences of calls, others each time: never a wrong reuse (tests/fuzz).
 fuzz: .venv/installed

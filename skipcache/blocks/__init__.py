@@ -1,4 +1,4 @@
-from skipcache.blocks.attributes import HOOKS, MARK, REGISTRIES, TORCH, WRAPPERS
+from skipcache.blocks.attributes import HOOKS, MARK, REGISTRIES, REPLICATE, TORCH, WRAPPERS
 from skipcache.blocks.eagerly import eagerly
 from skipcache.blocks.outline import Outline, equal_values, memory_of, on_host, outline_of, version
 from skipcache.blocks.outside import Outside
@@ -22,6 +22,7 @@ __all__ = [
     "MARK",
     "META",
     "REGISTRIES",
+    "REPLICATE",
     "TORCH",
     "WRAPPERS",
     "CallOverride",

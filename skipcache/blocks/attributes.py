@@ -6,9 +6,10 @@ from torch import nn
 
 CALL = "_compiled_call_impl"  # what `nn.Module.__call__` runs instead of the module's own call, where it is set
 MARK = "_skipcache"  # an accelerated model has its override here too, where no wrapper hides it
+REPLICATE = "_replicate_for_data_parallel"  # what DataParallel calls on each module, to copy it
 
 # Where offloading, compiling and caching libraries, and we ourselves, hang what they wrap around a module.
-WRAPPERS = frozenset({"forward", "_old_forward", "_hf_hook", "_diffusers_hook", "cache_context", CALL, MARK})
+WRAPPERS = frozenset({"forward", "_old_forward", "_hf_hook", "_diffusers_hook", "cache_context", CALL, MARK, REPLICATE})
 HOOKS = frozenset({"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"})
 REGISTRIES = frozenset({"_modules", "_parameters", "_buffers"})
 TORCH = frozenset(vars(nn.Module()))  # all that every module has

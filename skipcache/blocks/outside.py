@@ -80,8 +80,8 @@ class _Search:
                 if (own or not _foreign(base)) and id(base) not in self._seen:
                     yield from self._class(base, 0)
         for module in self._modules:
-            mine = [(k, x) for k, x in module.__dict__.items() if type(x) not in _PLAIN and k not in _NOT_OWN]
-            for name, held in mine:
+            kept = [(k, x) for k, x in module.__dict__.items() if type(x) not in _PLAIN and k not in _NOT_OWN]
+            for name, held in kept:
                 for value in _items(held):  # the containers themselves are the model's own
                     yield from self._value(value, f"{name}.", 1)
 

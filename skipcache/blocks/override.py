@@ -46,6 +46,10 @@ class Override:
             return previous(*args, **kwargs)
         return type(self.module).forward(self.module, *args, **kwargs)
 
+    def __get__(self, *owner: Any) -> Override:
+        """It is bound already, as a bound method is; cache-dit binds what it puts back."""
+        return self
+
     @property
     def __wrapped__(self) -> Callable[..., Any]:
         """`inspect.signature` looks here."""

@@ -68,7 +68,7 @@ class ModelState:
         own = [module for module in modules if module._parameters and "_hf_hook" not in module.__dict__]
         # Views of the dicts, which show what is in them now.
         registries: list[dict[str, Any]] = [*trees, *(module._parameters for module in own)]
-        self._registries = [held.values() for held in registries]
+        self._registries = [registry.values() for registry in registries]
         self._dicts = [module.__dict__ for module in modules]
         self._hooks = [module.__dict__[name] for module in modules for name in _HOOKS]
         kinds = {kind for kind in set(map(type, modules)) if hasattr(kind, _ADAPTER[0])}

@@ -38,7 +38,7 @@ class Counters:
         at = visit.at
         with self._lock:
             self.blocks_run += run
-            self.blocks_saved += depth - run
+            self.blocks_saved += max(0, depth - run)  # a forward may run its blocks twice
             self._add(signature, full)
             if visit.opens_step:
                 self.full_steps += full

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from skipcache.blocks import MARK, ModelState, Override
+from skipcache.blocks import MARK, REPLICATE, ModelState, Override
 from skipcache.engines import Engine, StepResult
 from skipcache.engines.fx import FxEngine, Graphs
 from skipcache.engines.hooks import HookEngine
@@ -19,12 +19,21 @@ from skipcache.policies import mismatch_of, reads_drift
 from skipcache.runtime.corrections import Corrections
 from skipcache.runtime.ledger import Ledger
 from skipcache.runtime.pipelines import Pipelines
-from skipcache.runtime.plain import COMPILED, REPEATED, TrainingMode, unnoticed, why_plain
+from skipcache.runtime.plain import (
+    BEGINNINGS,
+    COMPILED,
+    REPEATED,
+    UNSEEN,
+    TrainingMode,
+    no_replicas,
+    unnoticed,
+    why_plain,
+)
 from skipcache.runtime.report import Report
 from skipcache.runtime.settings import Settings
 from skipcache.runtime.step import StepRunner
 from skipcache.stack import argument_names
-from skipcache.trajectory import Call, CallReader, NamedLanes, Repeat, Runs, Visit, said_of
+from skipcache.trajectory import MAX_RUNS, Call, CallReader, NamedLanes, Repeat, Runs, Visit, said_of
 
 LOST_BEFORE_WARNING = 3  # steps that the policy would have cached
 
@@ -79,10 +88,12 @@ class CachedForward(Override):
     def put_on(self) -> None:
         super().put_on()
         self.module.__dict__[MARK] = self
+        self.module.__dict__[REPLICATE] = no_replicas
         self.lane_names.put_on()
 
     def take_off(self) -> None:
         self.module.__dict__.pop(MARK, None)
+        self.module.__dict__.pop(REPLICATE, None)
         self.lane_names.take_off()
         super().take_off()
         for engine in self.engines:
@@ -95,14 +106,9 @@ class CachedForward(Override):
         self.state, self.training = ModelState(self.module), TrainingMode(self.module)
         self.ledger = Ledger(self.module, self.engines, len(self.settings.stack.blocks))
         here = weakref.proxy(self)  # nothing of it refers to itself, so that it goes as soon as it is taken off
-        self.runner = StepRunner(
-            self.module,
-            self.engines,
-            self.settings.predictor,
-            lambda engine, reason: here._refused(engine, reason),
-            lambda reason: here._say(reason),
-        )
-        self._warned, self._lost = False, 0
+        refused, noted = lambda *said: here._refused(*said), lambda *said: here._say(*said)
+        self.runner = StepRunner(self.module, self.engines, self.settings.predictor, refused, noted)
+        self._warned, self._lost, self._beginnings = False, 0, 0
         self.suspended = False
 
     def _no_runs(self) -> Runs:
@@ -137,6 +143,12 @@ class CachedForward(Override):
         visit.note(result.output)
         if result.full and not visit.full and result.reason is not None:
             self._lose(result.reason)
+        if visit.full and not visit.at.full:
+            self._lose(UNSEEN)
+        if word is None and policy.caches:
+            self._beginnings = 0 if visit.step else self._beginnings + visit.opens_step
+            if self._beginnings > MAX_RUNS:
+                self._say(BEGINNINGS)
         self.ledger.count(call, visit, result)
         if result.features is not None:
             self.ledger.evict(self.runs.keep_to(self.settings.cache_limit, visit.run))
@@ -196,7 +208,7 @@ class CachedForward(Override):
         if not self.on:  # restored meanwhile, by another thread
             return
         self.ledger.because(reason)
-        if not self._warned and not self.ledger.all.cached_steps:
+        if not self._warned and not self.ledger.all.blocks_saved:
             self._warned = True
             warnings.warn(f"skipcache caches nothing: {reason}", UserWarning, stacklevel=2)
 

@@ -20,6 +20,14 @@ REPEATED = (
     "a call repeated another one of its step, with the same sample, timestep and conditioning; it ran plain, since it "
     "may be a pass through perturbed blocks"
 )
+UNSEEN = (
+    "a call had no features of its own on a cached step, and all of its blocks ran: the last full step had no call "
+    "with its conditioning and this state of the model, or its features were dropped to keep to cache_limit"
+)
+BEGINNINGS = (
+    "each of many runs had one step: their samples do not go on from each other (windows that move, more requests in "
+    "turns than are told apart, a model of one step); name the runs with skipcache.run where that is not so"
+)
 
 COMPILED = (
     "the model was compiled after accelerate, and compiled code has all blocks in it; leave it uncompiled, and use "
@@ -51,6 +59,14 @@ def why_plain(
     if torch.is_grad_enabled() and _records_gradients(module, args, kwargs):
         return "autograd is recording; sample under torch.no_grad() or torch.inference_mode()"
     return None
+
+
+def no_replicas() -> None:
+    """DataParallel came after accelerate. A replica has the original's forward, and so the original's weights."""
+    raise ValueError(
+        "DataParallel: its replicas would run the weights of this one module; use DistributedDataParallel, or call "
+        "skipcache.restore first"
+    )
 
 
 def unnoticed(override: Override, pipelines: Pipelines, called: bool) -> Iterator[str]:

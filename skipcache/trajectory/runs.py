@@ -18,8 +18,8 @@ from skipcache.policies import Policy
 from skipcache.predictors import Predictor
 from skipcache.trajectory.cache import bytes_of
 from skipcache.trajectory.call import Call
-from skipcache.trajectory.places import Fits, NewRun, Place, Repeat, Visit
-from skipcache.trajectory.time import Clock, Instant, SchedulerRun, same_run
+from skipcache.trajectory.places import ROUNDING, Fits, NewRun, Place, Repeat, Visit, nearest
+from skipcache.trajectory.time import Clock, Instant, SchedulerRun
 from skipcache.trajectory.trajectory import Trajectory
 from skipcache.trajectory.word import Word
 
@@ -61,7 +61,7 @@ class Runs:
             try:
                 return self._visit(call, thread.clock.read(call, schedulers, counts), thread)
             except BaseException:
-                thread.runs = []
+                thread.runs.clear()
                 raise
 
     def _visit(self, call: Call, instant: Instant, thread: Thread) -> Visit | Repeat:
@@ -135,14 +135,15 @@ class Runs:
         """Forget a run of the calling thread, or all of them: its next call begins another one."""
         with self._lock:
             thread = self._thread
-            thread.runs = [other for other in thread.runs if run is not None and other is not run]
+            thread.runs[:] = [other for other in thread.runs if run is not None and other is not run]
             if run is not None and run.named is not None:
                 self.named.pop(run.named, None)
 
     @property
     def all(self) -> list[Trajectory]:
         with self._lock:
-            return [*self.named.values(), *(run for thread in list(self._threads) for run in thread.runs)]
+            runs = {run: None for thread in list(self._threads) for run in thread.runs}
+            return [*self.named.values(), *runs]
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -177,7 +178,9 @@ class Runs:
             since += [] if run.at is None else [run.at.instant]
         sure = [(run, place) for run, place in places if isinstance(place, Fits) and place.is_sure]
         if sure and (len(sure) == 1 or all(place.turn is not None for _, place in sure)):
-            return min(sure, key=lambda found: found[1].turn or 0.0)
+            latest = nearest(sure)
+            if latest is not None:
+                return latest
         if places and not sure and isinstance(places[0][1], Fits):
             return places[0]
         repeats = [(run, place) for run, place in places if isinstance(place, Repeat)]
@@ -185,8 +188,11 @@ class Runs:
             return repeats[0]
         for run in self._elsewhere(thread):
             place = run.place(call, instant)
-            if isinstance(place, Fits) and place.is_sure and (place.steps or place.lane is not None):
-                return run, place
+            if isinstance(place, Fits) and place.is_sure:
+                if place.steps or place.lane is not None:
+                    return run, place
+                if place.turn is not None and place.turn <= ROUNDING:  # perhaps a lane of a run that hops over threads
+                    self._share(thread, run)
         for run, place in places:
             if isinstance(place, NewRun) and place.in_turns:
                 run.doubt()
@@ -196,14 +202,14 @@ class Runs:
         return Trajectory(self.policy, self.predictor), NewRun(in_turns or bool(sure), instead, turn)
 
     def _elsewhere(self, thread: Thread) -> list[Trajectory]:
-        return [run for other in list(self._threads) if other is not thread for run in other.runs]
+        return [run for other in list(self._threads) if other.runs is not thread.runs for run in other.runs]
 
     def _begin(self, place: NewRun, instant: Instant, thread: Thread) -> tuple[Trajectory, Instant]:
         """A new run. One that its scheduler did not announce is placed by its timesteps alone."""
         last = thread.runs[0].at if thread.runs else None
         beside = place.instead or place.in_turns
-        if last is not None and not beside and _is_unannounced(instant, last.instant):
-            thread.clock.forget()
+        if last is not None and not beside and instant.is_unannounced(last.instant):
+            thread.clock.forget(instant.run)
             instant = instant.alone
         self._release(instant, thread)
         return Trajectory(self.policy, self.predictor, place), instant
@@ -218,22 +224,25 @@ class Runs:
             run.goes_on = began_now
 
     def _hold(self, run: Trajectory, thread: Thread) -> None:
-        """`run` is the thread's latest from now on; it may have come from another thread."""
-        runs = thread.runs
-        if runs and runs[0] is run:
+        """`run` is the thread's latest from now on. One that comes from another thread may go back to it, and others
+        may come with it: the two threads share their runs from then on."""
+        if thread.runs and thread.runs[0] is run:
             return
-        for other in list(self._threads):
-            if run in other.runs:
-                other.runs.remove(run)
-                run.goes_on = True
-        runs.insert(0, run)
-        del runs[MAX_RUNS:]
+        if run not in thread.runs:
+            self._share(thread, run)
+        runs = thread.runs
+        runs[:] = [run, *(one for one in runs if one is not run)][: MAX_RUNS * self._sharers(runs)]
 
+    def _share(self, thread: Thread, run: Trajectory) -> None:
+        """The thread and the one of `run`, if another one has it, share all their runs."""
+        for other in [one for one in list(self._threads) if run in one.runs]:
+            parts = [thread.runs, other.runs]
+            runs = sorted(thread.runs + other.runs, key=lambda run: -run.used)
+            run.goes_on = True
+            for one in list(self._threads):
+                if any(one.runs is part for part in parts):
+                    one.runs = runs
+            return
 
-def _is_unannounced(instant: Instant, last: Instant) -> bool:
-    """The scheduler's run is that of the run before, which was not called at this time."""
-    run = instant.run
-    if run is None or not same_run(run, last.run) or run.holds(instant.mark.value):
-        return False
-    at_one_time = instant.after(None).position == last.position and last.mark.same_or_equal(instant.mark.value)
-    return not at_one_time
+    def _sharers(self, runs: list[Trajectory]) -> int:
+        return sum(thread.runs is runs for thread in list(self._threads))

@@ -87,7 +87,7 @@ class Seen:
 
     def turn(self, samples: Sequence[Tensor]) -> Turn:
         """How far `samples`, which fit, have turned out of the span of what was seen here; the image that did most."""
-        if self._asked is None or not all(map(Mark.same, self._asked[0], samples)):
+        if self._asked is None or not all(mark.same(x) or mark.equal(x) for mark, x in zip(self._asked[0], samples)):
             turns = [_turn(self._span(i), _rows(x), STRICT[x.element_size() < 4]) for i, x in enumerate(samples)]
             self._asked = [Mark.of(x) for x in samples], max(turns, key=lambda turn: turn.size)
         return self._asked[1]

@@ -83,9 +83,7 @@ class Trajectory:
         if instant.is_dark and not before.mark.same(instant.mark.value):
             instant = instant.after(before, read=True)
         if instant.run is None and not before.counts:
-            before = (
-                before.alone
-            )  # a loop beside a pipeline, which began at a time that the pipeline's scheduler has too
+            before = before.alone  # a loop beside a pipeline, begun at a time that the pipeline's scheduler has too
         if not same_run(instant.run, before.run):
             return NewRun()
         steps = self._ahead(instant, before, since)
@@ -147,6 +145,8 @@ class Trajectory:
         assert lane is not None
         turn = self._turn(call, found, instant)
         new = NewRun(in_turns=turn is None)
+        if turn is not None and lane.seen is not None and lane.seen.is_of(call.samples):
+            return Repeat(lane)
         if lane.sample is None or lane.sample.same(call.sample):
             return new
         if turn is not None and not self._goes_on(turn, instant):
@@ -172,7 +172,7 @@ class Trajectory:
         assert self.at is not None
         run, last = instant.run, self.at.instant
         if run is not None and not run.is_linear:
-            return turn.fits([])  # it may clip
+            return turn.fits([], self._strict)  # it may clip
         calm = run is not None or direction(last.timesteps, instant.timesteps) == 1
         return turn.fits(self.turns, self._strict, calm)
 

@@ -170,6 +170,17 @@ class Skipped(CallOverride):
         return args[0] if self.skips else self.plain(*args, **kwargs)
 
 
+def test_it_can_be_bound_again_as_a_bound_method_can():
+    """cache-dit puts a forward back so."""
+    module = nn.Linear(2, 2)
+    override = Doubled(module)
+    override.put_on()
+    module.forward = module.forward.__get__(module)
+    assert module.forward is override
+    override.take_off()
+    assert "forward" not in module.__dict__
+
+
 def test_an_override_of_the_call_stands_around_hooks_and_compiled_code():
     module, seen = Scale(), []
     module.register_forward_pre_hook(lambda *_: seen.append("hook"))

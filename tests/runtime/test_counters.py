@@ -26,6 +26,12 @@ def test_steps_are_counted_once_and_blocks_by_call():
     assert counters.calls == {(f"signature {i}", full): 2 for i in (0, 1) for full in (True, False)}
 
 
+def test_blocks_that_ran_twice_in_a_call_are_no_loss():
+    counters, at = Counters(), SimpleNamespace(index=0, counted_full=False)
+    counters.count(SimpleNamespace(at=at, opens_step=True), "twice", True, run=12, depth=6, first=True)
+    assert (counters.blocks_run, counters.blocks_saved) == (12, 0)
+
+
 @pytest.mark.parametrize("calls", [[False, True], [False, True, True], [True, False]])
 def test_a_step_with_a_full_call_is_a_full_step(calls):
     counters = Counters()

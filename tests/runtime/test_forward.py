@@ -96,3 +96,32 @@ def test_flops_are_counted_without_counting_as_calls():
     first = forward.report()
     assert first.ideal_speedup > 1 and forward.report() == first
     assert skipcache.report(model) == first
+
+
+@pytest.mark.parametrize("engine", ["fx", "hooks"])
+def test_runs_that_end_after_one_step_are_told_with_what_helps(engine):
+    """Another noise at each of falling times: nothing is cached, and the report says why."""
+    model, plain = tiny(), tiny()
+    skipcache.accelerate(model, interval=3, engine=engine)
+    with pytest.warns(UserWarning, match=r"each of many runs had one step.*name the runs with skipcache\.run"):
+        for i, t in enumerate(torch.linspace(950, 50, 10)):
+            with torch.no_grad():
+                x, times = noise(seed=i), t.expand(2)
+                assert torch.equal(model(x, times), plain(x, times))
+    report = skipcache.report(model)
+    assert (report.full_steps, report.cached_steps, len(report.reasons)) == (10, 0, 1)
+    run(model)
+    assert skipcache.report(model).cached_steps == 4
+
+
+@pytest.mark.parametrize("engine", ["fx", "hooks"])
+def test_a_call_that_joins_between_full_steps_is_told(engine):
+    model = skipcache.accelerate(tiny(), interval=3, engine=engine)
+    x, texts = noise(), [torch.zeros(2), torch.ones(2)]
+    with torch.no_grad():
+        for i, t in enumerate(torch.linspace(950, 50, 5)):
+            outputs = [model(x, t.expand(2), text=text) for text in texts[: 1 + (i > 0)]]
+            x = x - outputs[0] / 5
+            reasons = skipcache.report(model).reasons
+            assert any("no features of its own on a cached step" in reason for reason in reasons) == (i > 0)
+    assert skipcache.report(model).blocks_saved == (3 + 2) * 3, "steps 1, 2 and 4, and 2 and 4 of the one that joined"

@@ -1,5 +1,7 @@
 """Calls that must run as if nothing were there."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -50,6 +52,16 @@ def test_forward_mode_gives_what_the_plain_model_gives(engine):
             got, want = (jvp(lambda x, m=m: m(x, **kwargs)[0], (x,), (torch.ones_like(x),)) for m in (model, plain))
             assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
     assert "forward-mode AD" in skipcache.report(model).reasons[0]
+
+
+@pytest.mark.parametrize("engine", ["fx", "hooks"])
+def test_replicas_of_data_parallel_are_refused_by_name(engine):
+    """They would have their own weights and the original's forward."""
+    model = skipcache.accelerate(tiny(), interval=3, engine=engine)
+    for made in (model, nn.Sequential(model)[0], deepcopy(model)):
+        with pytest.raises(ValueError, match="DataParallel: its replicas would run the weights of this one module"):
+            made._replicate_for_data_parallel()
+    assert type(skipcache.restore(model)._replicate_for_data_parallel()) is type(model)
 
 
 @torch.no_grad()

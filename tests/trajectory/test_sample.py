@@ -164,6 +164,7 @@ def test_what_is_asked_twice_is_measured_once_unless_it_was_written_to():
     step, after = seen(x, e), x - 0.5 * e
     first = step.turn([after])
     assert step.turn([after]) is first
+    assert step.turn([after.clone()]) is first, "lanes may be given copies"
     after.copy_(noise(seed=2))
     assert step.turn([after]).size > NEAR_ONE
 

@@ -14,7 +14,8 @@ from skipcache.trajectory import Call
 
 MAX_SIGNATURES = 16
 MAX_STATES = 8
-MAX_TRIALS = 2  # of one signature, without a cached step between them
+MAX_TRIALS = 2  # of one signature in one state, without a cached step between them
+MAX_UNPAID = 4  # of one signature in all states that had no cached step since
 MAX_FRUITLESS = 8  # signatures in a row that were proved and had no cached step
 UNSTEADY = "inside, the forward differs from step to step: what was proved on one full step did not hold on the next"
 FRESH = "the arguments differ in more than their tensors on every call"
@@ -31,6 +32,7 @@ class Proved:
     def __init__(self) -> None:
         self._wirings: Recent[Wiring] = Recent(MAX_SIGNATURES)
         self._trials: Recent[int] = Recent(4 * MAX_SIGNATURES)
+        self._unpaid: Recent[int] = Recent(4 * MAX_SIGNATURES)
         self._dropped: Recent[bool] = Recent(4 * MAX_SIGNATURES)
         self._states: deque[tuple[int, Hashable]] = deque(maxlen=MAX_STATES)
         self._lock = threading.Lock()
@@ -38,41 +40,55 @@ class Proved:
         self._fruitless = 0
 
     def get(self, call: Call) -> Wiring | None:
-        return self._wirings.get((_signature(call), self._number(call.state)))
+        return self._wirings.get(self._key(call))
 
     def put(self, call: Call, wiring: Wiring) -> None:
-        key = _signature(call), self._number(call.state)
+        key = self._key(call)
         self._wirings.put(key, replace(wiring, anew=self._dropped.get(key) is not None))
 
     def drop(self, call: Call) -> None:
-        key = _signature(call), self._number(call.state)
+        key = self._key(call)
         self._dropped.put(key, True)
         self._wirings.drop(key)
 
     def objection(self, call: Call) -> str | None:
         """Why no trial should be made for this call. A signature that comes again is tried in any case."""
-        trials = self._trials.get(_signature(call))
-        if trials is None and self._fruitless >= MAX_FRUITLESS:
-            self._trials.put(_signature(call), 0)
+        key = signature, _ = self._key(call)
+        unpaid = self._unpaid.get(signature)
+        if unpaid is None and self._fruitless >= MAX_FRUITLESS:
+            self._unpaid.put(signature, 0)
             return FRESH
-        return UNSTEADY if trials is not None and trials >= MAX_TRIALS else None
+        spent = (self._trials.get(key) or 0) >= MAX_TRIALS or (unpaid or 0) >= MAX_UNPAID
+        return UNSTEADY if spent else None
 
     def tries(self, call: Call) -> None:
         """A trial is made."""
-        self._trials.put(_signature(call), 1 + (self._trials.get(_signature(call)) or 0))
+        key = signature, _ = self._key(call)
+        self._trials.put(key, 1 + (self._trials.get(key) or 0))
+        self._unpaid.put(signature, 1 + (self._unpaid.get(signature) or 0))
         self._fruitless += 1
 
     def pays(self, call: Call) -> None:
         """A cached step followed."""
-        if self._fruitless:
-            self._trials.put(_signature(call), 0)
-            self._fruitless = 0
+        self._fruitless = 0
+        key = signature, _ = self._key(call)
+        owed = self._trials.get(key)
+        if owed:
+            self._trials.put(key, 0)
+            self._unpaid.put(signature, max(0, (self._unpaid.get(signature) or 0) - owed))
+
+    def _key(self, call: Call) -> tuple[Hashable, int]:
+        return _signature(call), self._number(call.state)
 
     def _number(self, state: Hashable) -> int:
         """A small number for a state, which is a large value; None is that of the call before."""
         with self._lock:
-            for number, seen in reversed(self._states):
+            for known in reversed(self._states):
+                number, seen = known
                 if state is None or seen is state or seen == state:
+                    if known is not self._states[-1]:  # the one used last is the last
+                        self._states.remove(known)
+                        self._states.append(known)
                     return number
             self._count += 1
             self._states.append((self._count, state))

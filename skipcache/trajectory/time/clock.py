@@ -71,6 +71,14 @@ class Instant:
         """The same time without the run: by the timestep alone."""
         return replace(self, run=None, position=None, counted=False)
 
+    def is_unannounced(self, last: Instant) -> bool:
+        """It begins a run in the scheduler's run of `last`, which was not called at this time."""
+        run = self.run
+        if run is None or not same_run(run, last.run) or run.holds(self.mark.value):
+            return False
+        at_one_time = self.after(None).position == last.position and last.mark.same_or_equal(self.mark.value)
+        return not at_one_time
+
     def next(self) -> Instant:
         """The same timestep, one position on."""
         return self if self.position is None else replace(self, position=self.position + 1)
@@ -99,34 +107,36 @@ class Instant:
         return direction(last.timesteps, self.timesteps), run.turn(before, at, self.timestep)
 
 
+MAX_GOING = 8  # runs of schedulers on one thread
+
+
 class Clock:
     """Gives the instants of one thread's calls, from the schedulers of the pipelines that share the model."""
 
     def __init__(self, ignored: tuple[Tensor, ...] = ()) -> None:
         # Timesteps from before accelerate tell nothing of the next run, unless a call's timestep is a view of them.
         self._seen = list(ignored)
-        self.run: SchedulerRun | None = None
+        self._going: list[SchedulerRun] = []  # the one that was called last is the first
 
     def read(self, call: Call, schedulers: Sequence[Any], counts: bool = True) -> Instant:
         """The instant of `call`, in the run that is under way, if one is; `Instant.after` finds the position.
 
         `counts`: the schedulers are those of the pipeline that calls, so that they count its steps.
         """
-        self.run = self._current(call, current_runs(schedulers))
-        return replace(Instant.of(call.timestep, self.run), counts=counts)
+        run = self._current(call, current_runs(schedulers))
+        if run is not None:
+            self._going = [run, *(other for other in self._going if other is not run)][:MAX_GOING]
+        return replace(Instant.of(call.timestep, run), counts=counts)
 
     def _current(self, call: Call, runs: list[SchedulerRun]) -> SchedulerRun | None:
         fresh = [run for run in runs if not any(run.timesteps is seen for seen in self._seen)]
         self._seen = [run.timesteps for run in runs] or self._seen
         holding = [run for run in runs if run.holds(call.timestep)]
-        fitting = (
-            holding or [r for r in fresh if r.position(call.timestep, None) is not None or r.count is not None] or fresh
-        )
-        if fitting:
-            same = self.run is not None and fitting[0].timesteps is self.run.timesteps
-            return self.run if same else fitting[0]
-        going_on = self.run is not None and any(run.timesteps is self.run.timesteps for run in runs)
-        return self.run if going_on else None
+        placed = [run for run in fresh if run.position(call.timestep, None) is not None or run.count is not None]
+        fitting = holding or placed or fresh
+        known = [one for one in self._going if any(one.timesteps is run.timesteps for run in fitting[:1] or runs)]
+        return next(iter(known or fitting), None)
 
-    def forget(self) -> None:
-        self.run = None
+    def forget(self, run: SchedulerRun | None) -> None:
+        """`run` is over: until the scheduler has other timesteps it tells nothing."""
+        self._going = [one for one in self._going if one is not run]

@@ -58,7 +58,7 @@ class SchedulerRun:
 
     def repeats(self, position: int) -> bool:
         """The timestep after `position` has the same value: a second evaluation of the same step (Heun, PNDM)."""
-        values = self._values(self.timesteps.dtype) if on_host(self.timesteps) else ()
+        values = self._values(self.timesteps.dtype) if on_host(self.timesteps) else self._read
         return position + 1 < len(values) and values[position] == values[position + 1]
 
     @cached_property
@@ -99,6 +99,11 @@ class SchedulerRun:
         if dtype not in self._cast:
             self._cast[dtype] = self.timesteps.to(dtype).tolist()
         return self._cast[dtype]
+
+    @property
+    def _read(self) -> list[float]:
+        """The timesteps of a device, in any dtype in which they were read already."""
+        return next(iter(self._cast.values()), [])
 
     @cached_property
     def _cast(self) -> dict[Any, list[float]]:

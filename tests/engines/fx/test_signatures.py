@@ -90,6 +90,7 @@ class Scales(Tiny):
         return h * scale
 
 
+@pytest.mark.filterwarnings("ignore:skipcache caches nothing. a call had no features:UserWarning")
 def test_a_python_value_that_changes_at_every_step_makes_fx_give_up():
     def scale(i):
         return 1.0 + i / 10

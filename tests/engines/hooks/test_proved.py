@@ -4,7 +4,15 @@ import pytest
 import torch
 
 import skipcache
-from skipcache.engines.hooks.proved import FRESH, MAX_FRUITLESS, MAX_TRIALS, UNSTEADY, Proved
+from skipcache.engines.hooks.proved import (
+    FRESH,
+    MAX_FRUITLESS,
+    MAX_STATES,
+    MAX_TRIALS,
+    MAX_UNPAID,
+    UNSTEADY,
+    Proved,
+)
 from skipcache.engines.hooks.wiring import Wiring
 from skipcache.trajectory import CallReader
 from tests.models.odd import Tiny, noise, run, tiny
@@ -30,6 +38,15 @@ def test_another_state_of_the_model_is_proved_anew_and_the_one_before_is_remembe
     assert proved.get(call_of(state=(1, 2))) == Wiring(first=1)
 
 
+def test_of_many_states_the_one_that_comes_again_and_again_is_remembered():
+    """As with autoguidance: on each step the model as it is, and then in a state that never comes again."""
+    proved = Proved()
+    proved.put(call_of(state="own"), Wiring(first=1))
+    for i in range(3 * MAX_STATES):
+        assert proved.get(call_of(state=i)) is None
+        assert proved.get(call_of(state="own")) == Wiring(first=1)
+
+
 def test_a_signature_is_tried_twice_and_again_once_it_has_paid():
     proved, call = Proved(), call_of()
     for _ in range(MAX_TRIALS):
@@ -38,6 +55,18 @@ def test_a_signature_is_tried_twice_and_again_once_it_has_paid():
     assert proved.objection(call) == UNSTEADY
     proved.pays(call)
     assert proved.objection(call) is None
+
+
+def test_each_state_has_its_trials_and_a_state_that_is_new_on_every_call_is_given_up():
+    proved = Proved()
+    states = [call_of(state=(i,)) for i in range(MAX_UNPAID + 1)]
+    for call in states[:-1]:
+        assert proved.objection(call) is None
+        proved.tries(call)
+    assert proved.objection(states[-1]) == UNSTEADY
+    for call in states[:-1]:
+        proved.pays(call)
+    assert all(proved.objection(call) is None for call in states)
 
 
 def test_after_many_signatures_in_vain_only_one_that_comes_again_is_tried():

@@ -113,18 +113,20 @@ class World:
 
     def run(self):
         program = self.program
-        with ExitStack() as stack:
-            if program.on_device:
-                stack.enter_context(as_on_device())
-            on_thread = Threads(stack)
-            running = [Running(self, i, on_thread) for i in range(len(program.clients))]
-            for i in program.turns:
-                running[i].turn()
-            for one in running:
-                while one.turn():
-                    pass
-        if any(row.row.state != "plain" for row in self.made):
-            denoiser.cache_clear()  # who changes a model may take off what the engines put on it
+        try:
+            with ExitStack() as stack:
+                if program.on_device:
+                    stack.enter_context(as_on_device())
+                on_thread = Threads(stack)
+                running = [Running(self, i, on_thread) for i in range(len(program.clients))]
+                for i in program.turns:
+                    running[i].turn()
+                for one in running:
+                    while one.turn():
+                        pass
+        finally:
+            if any(row.row.state != "plain" for row in self.made):
+                denoiser.cache_clear()  # who changes a model may take off what the engines put on it
         return self
 
     def make(self, ask):

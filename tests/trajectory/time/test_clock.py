@@ -122,5 +122,9 @@ def test_a_clock_reads_the_run_whose_memory_it_is_given():
     read = [clock.read(call, [one, other]).after(None) for call in calls]
     assert read[0].run.timesteps is other.timesteps and read[0].position == 2
     assert read[1].run is read[0].run and read[1].position is None, "the run goes on where no other one is new"
-    clock.forget()
-    assert clock.run is None
+    assert clock.read(calls[1], []).run is None
+    assert clock.read(calls[1], [one, other]).run is read[0].run, (
+        "other calls between, without a scheduler, end nothing"
+    )
+    clock.forget(read[0].run)
+    assert clock.read(calls[1], [one, other]).run is None
