@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -97,15 +98,22 @@ class CachedForward(Override):
         super().take_off()
         for engine in self.engines:
             engine.close()
+        self.runs, self.state = self._no_runs(), ModelState(self.module)
 
     def reset(self) -> None:
         """Empty caches and counters on all threads: whatever comes next begins a trajectory."""
-        self.runs = Runs(self.settings.policy, self.settings.predictor, lambda: self.pipelines.ignored)
+        self.runs = self._no_runs()
         self.state, self.training = ModelState(self.module), TrainingMode(self.module)
         self.ledger = Ledger(self.module, self.engines, len(self.settings.stack.blocks))
-        self.runner = StepRunner(self.module, self.engines, self.settings.predictor, self._refused, self._say)
+        here = weakref.proxy(self)  # nothing of it refers to itself, so that it goes as soon as it is taken off
+        refused, say = (lambda *why: here._refused(*why)), (lambda reason: here._say(reason))
+        self.runner = StepRunner(self.module, self.engines, self.settings.predictor, refused, say)
         self._warned, self._lost, self._beginnings = False, 0, 0
         self.suspended = False
+
+    def _no_runs(self) -> Runs:
+        pipelines = self.pipelines
+        return Runs(self.settings.policy, self.settings.predictor, lambda: pipelines.ignored)
 
     # a call
 

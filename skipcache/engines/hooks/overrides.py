@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +16,31 @@ if TYPE_CHECKING:
 
 
 class BlockCall(CallOverride):
-    """Stands in for the call of one block."""
+    """Stands in for the call of one block. It does not keep its engine, which keeps it."""
 
     def __init__(self, engine: HookEngine, index: int, block: nn.Module) -> None:
         super().__init__(block)
-        self.engine, self.index = engine, index
+        self._engine, self.index = weakref.ref(engine), index
+
+    @property
+    def engine(self) -> HookEngine | None:
+        return self._engine()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_engine": self.engine}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        engine = state["_engine"]
+        self.__dict__.update(state, _engine=_nothing if engine is None else weakref.ref(engine))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        run = None if torch.compiler.is_compiling() else self.engine.run
+        engine = None if torch.compiler.is_compiling() else self._engine()
+        run = None if engine is None else engine.run
         return self.plain(*args, **kwargs) if run is None else run.block(self, args, kwargs)
+
+
+def _nothing() -> None:
+    """The engine of a call whose engine is gone."""
 
 
 def overrides(engine: HookEngine) -> list[BlockCall]:
