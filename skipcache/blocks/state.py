@@ -12,6 +12,7 @@ from operator import attrgetter, is_
 from typing import Any
 
 from torch import Tensor, nn
+from torch._C._dynamo import guards
 
 from skipcache.blocks.override import Override, is_class_forward
 
@@ -46,16 +47,24 @@ class ModelState:
         held, parameters, writes, sizes, hooks, forwards, adapters = self._seen
         return (
             self._counts() == (sizes, hooks)
-            and len(now := self._held()) == len(held)
-            and all(map(is_, now, held))
+            and self._are_held(held)
             and _writes(parameters) == writes
             and all(module.__dict__.get("forward") is forward for module, forward in forwards)
             and (not adapters or tuple(map(_shown, self._adapters)) == adapters)
         )
 
+    def _are_held(self, held: list[Any]) -> bool:
+        """The child modules and parameters are those of `held`: nobody wrote to their dicts, or all are there again."""
+        tags = _tags(self._registries)
+        if tags is not None and tags == self._tags:
+            return True
+        now = self._held()
+        self._tags = tags if (same := len(now) == len(held) and all(map(is_, now, held))) else None
+        return same
+
     def _held(self) -> list[Any]:
         """All child modules and parameters, in order."""
-        return list(chain.from_iterable(self._registries))
+        return list(chain.from_iterable(registry.values() for registry in self._registries))
 
     def _counts(self) -> tuple[int, int]:
         return sum(map(len, self._dicts)), sum(map(len, filter(None, self._hooks)))
@@ -66,9 +75,8 @@ class ModelState:
         trees = [module._modules for module in modules if module._modules]
         # A hook of accelerate's puts other parameters on its module for each call.
         own = [module for module in modules if module._parameters and "_hf_hook" not in module.__dict__]
-        # Views of the dicts, which show what is in them now.
-        registries: list[dict[str, Any]] = [*trees, *(module._parameters for module in own)]
-        self._registries = [registry.values() for registry in registries]
+        self._registries: list[dict[str, Any]] = [*trees, *(module._parameters for module in own)]
+        self._tags = _tags(self._registries)
         self._dicts = [module.__dict__ for module in modules]
         self._hooks = [module.__dict__[name] for module in modules for name in _HOOKS]
         kinds = {kind for kind in set(map(type, modules)) if hasattr(kind, _ADAPTER[0])}
@@ -79,13 +87,20 @@ class ModelState:
         adapters = tuple(map(_shown, self._adapters))
         parameters = _parameters_in(held)
         self._seen = (held, parameters, _writes(parameters), *self._counts(), forwards, adapters)
-        self._value = (
+        value = (
             tuple(id(x) for x in here),
             _writes(_parameters_in(here)),
             tuple((id(m), id(f)) for m, f in ((m, _foreign(f, m)) for m, f in forwards) if f is not None),
             tuple(key for hooks in self._hooks for key in hooks),
             adapters,
         )
+        self._value = self._value if value == self._value else value  # the same object as long as it is equal
+
+
+def _tags(dicts: list[dict[str, Any]]) -> int | None:
+    """The sum of the numbers that grow with each write to a dict, which torch.compile's guards read; None without."""
+    tag = getattr(guards, "dict_version", None)
+    return None if tag is None else sum(map(tag, dicts))
 
 
 def _parameters_in(held: list[Any]) -> list[Tensor]:

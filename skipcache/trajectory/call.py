@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from skipcache.blocks import Outline, outline_of, version
-from skipcache.trajectory.mark import is_plain
+from skipcache.trajectory.mark import Mark, is_plain
+
+PLAIN = frozenset({type(None), bool, int, float, str, torch.dtype, torch.device})
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,9 @@ class Call:
         timestep: a tensor or a number.
         conditioning: the leaves of all other arguments, by name of the argument.
         structure: shapes, dtypes, devices and nesting of all arguments, without values.
-        signature: the structure, the values of plain Python leaves, autocast and inference mode. A graph or a wiring
-            is valid for one signature.
+        signature: the structure, the values of plain Python leaves, autocast and inference mode. A graph is valid for
+            one signature.
+        kind: the signature without the identities of objects. A wiring is valid for one kind.
         context: the lane's name by diffusers' `cache_context`, if there is one.
         sample_structure: the outlines of all samples.
         batch: of the sample.
@@ -40,6 +44,7 @@ class Call:
     conditioning: tuple[Any, ...]
     structure: Hashable
     signature: Hashable
+    kind: Hashable = None
     context: str | None = None
     sample_structure: Hashable = None
     batch: int = 0
@@ -49,6 +54,15 @@ class Call:
     @property
     def sample(self) -> Tensor:
         return self.samples[0]
+
+    @cached_property
+    def marks(self) -> tuple[Mark, ...]:
+        """Of the conditioning, as it is now."""
+        return tuple(map(Mark.of, self.conditioning))
+
+    @cached_property
+    def sample_mark(self) -> Mark:
+        return Mark.of(self.sample)
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -116,10 +130,25 @@ def _call(
     casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     autocast = torch.get_autocast_dtype(device) if casts else None
     ambient = autocast, torch.is_inference_mode_enabled()
-    signature = (structure, tuple(v if is_plain(v) else id(v) for v in values), ambient)
+    plain = tuple(v for v in values if type(v) in PLAIN)
+    kind = (structure, plain, ambient)
+    odd = len(plain) < len(values)
+    signature = (structure, tuple(v if is_plain(v) else id(v) for v in values), ambient) if odd else kind
     batch = len(x) if isinstance(x, (list, tuple)) else x.shape[0]
     return Call(
-        args, kwargs, tuple(samples), t, tuple(leaves), structure, signature, context, outlines, batch, autocast, state
+        args,
+        kwargs,
+        tuple(samples),
+        t,
+        tuple(leaves),
+        structure,
+        signature,
+        kind,
+        context,
+        outlines,
+        batch,
+        autocast,
+        state,
     )
 
 

@@ -45,13 +45,11 @@ class Lane:
 
     @classmethod
     def of(cls, call: Call, follows: bool = False) -> Lane:
-        marks = tuple(map(Mark.of, call.conditioning))
-        return cls(call.context, call.structure, call.sample_structure, call.state, marks, FeatureCache(follows))
+        return cls(call.context, call.structure, call.sample_structure, call.state, call.marks, FeatureCache(follows))
 
     def enter(self, call: Call, step: int, seen: Seen | None = None) -> None:
         """The lane is called at `step`."""
-        self.conditioning = tuple(map(Mark.of, call.conditioning))
-        self.sample, self.step, self.seen = Mark.of(call.sample), step, seen
+        self.conditioning, self.sample, self.step, self.seen = call.marks, call.sample_mark, step, seen
 
     def is_near(self, call: Call, leaves: Iterable[int]) -> bool:
         """All of these leaves, tensors, have turned by a little only since the lane's last call."""
@@ -66,12 +64,12 @@ class Lane:
         if (self.context, self.structure) != (call.context, call.structure) or self.sample is None:
             return False
         leaves = range(len(call.conditioning))
-        return self.sample.same_or_equal(call.sample) and not self.misses(call, leaves, on_host(call.sample))
+        return self.sample.same_or_equal(call.sample_mark) and not self.misses(call, leaves, on_host(call.sample))
 
     def misses(self, call: Call, leaves: Iterable[int], by_value: bool = False) -> set[int]:
         """Those of `leaves`, indices into the call's conditioning, that are not this lane's."""
-        marks, values = self.conditioning, call.conditioning
-        return {i for i in leaves if not (marks[i].same(values[i]) or (by_value and marks[i].equal(values[i])))}
+        before, now = self.conditioning, call.marks
+        return {i for i in leaves if not (before[i].same(now[i]) or (by_value and before[i].equal(now[i])))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +191,7 @@ class Lanes:
         for other in self.all:
             if other is lane or other.step != step or other.seen is None or other.sample is None:
                 continue
-            same = len(call.samples) == 1 and other.sample.same(call.sample)
+            same = len(call.samples) == 1 and other.sample.same(call.sample_mark)
             if same or (read and other.seen.is_of(call.samples)):
                 return other.seen
         return Seen(call.samples, lane.seen)

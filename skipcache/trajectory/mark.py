@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -41,28 +42,35 @@ class Mark:
         copy = value.clone() if value.is_inference() and on_host(value) else None
         return cls(value, version(value), copy, None if copy is not None else _some_of(value))
 
+    @classmethod
+    def now(cls, value: Any) -> Mark:
+        """A mark as it is; that of anything else."""
+        return value if isinstance(value, cls) else cls.of(value)
+
     @property
     def is_sure(self) -> bool:
         """A write to the tensor would be noticed."""
         return self.version >= 0 or self.copy is not None
 
     def same(self, other: Any) -> bool:
-        """`other` is this very argument: the same memory, not written to since. Plain values are compared."""
-        mine = self.value
-        if not isinstance(mine, Tensor) or not isinstance(other, Tensor):
-            return mine is other or (is_plain(mine) and is_plain(other) and type(mine) is type(other) and mine == other)
-        if version(other) != self.version or not self._unwritten(other):
+        """`other`, or its mark, is this very argument: the same memory, unwritten since. Plain values are compared."""
+        now = Mark.now(other)
+        mine, theirs = self.value, now.value
+        if not isinstance(mine, Tensor) or not isinstance(theirs, Tensor):
+            plain = is_plain(mine) and is_plain(theirs) and type(mine) is type(theirs)
+            return mine is theirs or (plain and mine == theirs)
+        if now.version != self.version or not self._unwritten(now):
             return False
-        return mine is other or (
-            memory_of(mine) == memory_of(other)
-            and mine.storage_offset() == other.storage_offset()
-            and outline_of(mine) == outline_of(other)
-            and mine.stride() == other.stride()
+        return mine is theirs or (
+            memory_of(mine) == memory_of(theirs)
+            and mine.storage_offset() == theirs.storage_offset()
+            and outline_of(mine) == outline_of(theirs)
+            and mine.stride() == theirs.stride()
         )
 
     def equal(self, other: Any) -> bool:
-        """`other` has the same values as this argument had. On a device this synchronises."""
-        mine = self.value
+        """`other`, or its mark, has the same values as this argument had. On a device this synchronises."""
+        mine, other = self.value, other.value if isinstance(other, Mark) else other
         if not isinstance(mine, Tensor) or not isinstance(other, Tensor):
             return self.same(other)
         before = self.as_it_was
@@ -78,16 +86,17 @@ class Mark:
             return None
         if self.copy is not None:
             return self.copy
-        return mine if self._unwritten(mine) else None
+        return mine if self.some is None or self.some == _some_of(mine) else None
 
     def same_or_equal(self, other: Any) -> bool:
         """The same memory, unwritten, or, on the host, equal values."""
-        return self.same(other) or (on_host(other) and self.equal(other))
+        now = Mark.now(other)
+        return self.same(now) or (on_host(now.value) and self.equal(now))
 
-    def _unwritten(self, other: Tensor) -> bool:
+    def _unwritten(self, now: Mark) -> bool:
         if self.copy is None:
-            return self.some is None or self.some == _some_of(other)
-        return outline_of(self.copy) == outline_of(other) and torch.equal(self.copy, other)
+            return self.some is None or self.some == now.some
+        return outline_of(self.copy) == outline_of(now.value) and torch.equal(self.copy, now.value)
 
 
 def _some_of(x: Tensor) -> bytes | None:
@@ -96,8 +105,12 @@ def _some_of(x: Tensor) -> bytes | None:
         return None
     if x.dtype.is_floating_point and x.dtype not in IN_NUMPY:
         x = x.detach().view(torch.uint8 if x.element_size() == 1 else torch.int16)
-    values = x.numpy(force=True)
-    return values[tuple([slice(None, None, -(-size // MOST) or 1) for size in values.shape])].tobytes()
+    return x.numpy(force=True)[_spread(x.shape)].tobytes()
+
+
+@lru_cache(maxsize=256)
+def _spread(shape: torch.Size) -> tuple[slice, ...]:
+    return tuple(slice(None, None, -(-size // MOST) or 1) for size in shape)
 
 
 def angle(before: Tensor, after: Tensor) -> Tensor:

@@ -218,7 +218,7 @@ class Runs:
         """A run begins at `instant`: those before it keep their features if they seem to go on beside it."""
         for run in thread.runs:
             at = run.at
-            began_now = at is not None and at.before < 0 and at.instant.mark.same_or_equal(instant.mark.value)
+            began_now = at is not None and at.before < 0 and at.instant.mark.same_or_equal(instant.mark)
             if not (run.goes_on or began_now):
                 run.release()
             run.goes_on = began_now

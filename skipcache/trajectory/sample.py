@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from skipcache.blocks import on_host
-from skipcache.trajectory.mark import Mark
+from skipcache.trajectory.mark import IN_NUMPY, Mark
 
 LEAST = 0.05  # a turn that any sampler may make
 STRICT = (0.01, 0.03)  # one that a sampler makes that draws no noise, in float32 and in 16 bits
@@ -161,7 +161,10 @@ def _products(vectors: list[Rows]) -> np.ndarray:
 
 def _rows(x: Tensor) -> Rows:
     """A copy, (images, numbers), float32, as an array where it can be; a tensor without a batch is one image."""
-    rows = x.detach().reshape(x.shape[0] if x.ndim > 1 else 1, -1).to(torch.float32, copy=True)
+    images = x.shape[0] if x.ndim > 1 else 1
+    if on_host(x) and x.dtype in IN_NUMPY:
+        return np.array(x.numpy(force=True), np.float32).reshape(images, -1)
+    rows = x.detach().reshape(images, -1).to(torch.float32, copy=True)
     return rows.numpy() if on_host(x) else rows
 
 
@@ -173,7 +176,7 @@ def _partners_of(x: Rows) -> list[list[int]] | None:
         apart = [[(row + shift * each) % count for row in range(count)] for shift in range(1, parts)]
         beside = [[row - row % parts + (row + shift) % parts for row in range(count)] for shift in range(1, parts)]
         for orders in (apart, beside) if each > 1 else (apart,):
-            if all(_equal(x, x[order]) for order in orders):
+            if all(_equal(x[0], x[order[0]]) and _equal(x, x[order]) for order in orders):
                 return orders
     return None
 

@@ -80,7 +80,7 @@ class Trajectory:
         instant, before = instant.after(last.instant), last.instant
         if before.run is not None and before.counts and not same_run(instant.run, before.run):
             return NewRun()
-        if instant.is_dark and not before.mark.same(instant.mark.value):
+        if instant.is_dark and not before.mark.same(instant.mark):
             instant = instant.after(before, read=True)
         if instant.run is None and not before.counts:
             before = before.alone  # a loop beside a pipeline, begun at a time that the pipeline's scheduler has too
@@ -99,7 +99,7 @@ class Trajectory:
                 last = last.after(None, read=True)
             # A scheduler's step_index is None until its first step, so that a position then is one step on.
             return 1 if last.position is None else max(-1, instant.position - last.position)
-        if last.mark.is_sure and last.mark.same(instant.mark.value):
+        if last.mark.is_sure and last.mark.same(instant.mark):
             return 0
         if instant.timesteps == last.timesteps:
             return 0
@@ -147,7 +147,7 @@ class Trajectory:
         new = NewRun(in_turns=turn is None)
         if turn is not None and lane.seen is not None and lane.seen.is_of(call.samples):
             return Repeat(lane)
-        if lane.sample is None or lane.sample.same(call.sample):
+        if lane.sample is None or lane.sample.same(call.sample_mark):
             return new
         if turn is not None and not self._goes_on(turn, instant):
             return NewRun(instead=last.before >= 0 or self._strict)

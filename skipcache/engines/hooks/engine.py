@@ -18,7 +18,7 @@ from torch import nn
 from skipcache.blocks import Streams
 from skipcache.branches import branches_of
 from skipcache.engines import Features, StepResult, beside
-from skipcache.engines.hooks.overrides import overrides, still_there
+from skipcache.engines.hooks.overrides import in_place, overrides, still_there
 from skipcache.engines.hooks.proved import UNSTEADY, Proved
 from skipcache.engines.hooks.runs import TAKEN_OFF, CachedRun, FullRun, Run, Unwired, WiringObserver
 from skipcache.engines.hooks.trials import Trials, given
@@ -59,8 +59,8 @@ class HookEngine:
 
     def forget(self) -> None:
         self._proved = Proved()
-        self._local = threading.local()
-        self._lock = threading.Lock()
+        self._state: Hashable = None  # of the model, when its blocks were looked at
+        self._local, self._lock = threading.local(), threading.Lock()
 
     def attach(self) -> None:
         """Put the overrides on, where they are not."""
@@ -86,19 +86,19 @@ class HookEngine:
         return LOST if not self.blocks else wiring.refusal if wiring is not None else None
 
     def serves(self, call: Call) -> bool:
-        self._follow()
+        self._follow(call)
         wiring = self._proved.get(call)
         return wiring is not None and not wiring.refusal
 
     def can_cache(self, call: Call, prediction: Prediction) -> bool:
         """Features of another shape are left where the forward has changed its inner batch since."""
-        self._follow()
+        self._follow(call)
         wiring = self._proved.get(call)
         return wiring is not None and not wiring.refusal and wiring.suits(prediction.kept)
 
     def full(self, forward: Callable[..., Any], call: Call) -> StepResult:
         """The first one of a signature learns the wiring and proves it; all others are compared with it."""
-        self._follow()
+        self._follow(call)
         wiring = self._proved.get(call)
         if not (self.attached and self.blocks) or (wiring is not None and wiring.refusal):
             return self._plain(forward, call)
@@ -227,14 +227,16 @@ class HookEngine:
 
     # blocks that are replaced
 
-    def _follow(self) -> None:
+    def _follow(self, call: Call) -> None:
         """Blocks that were replaced since get overrides of their own, and what the old ones showed is forgotten.
 
         Overrides that a copy of the model or a `compile()` of a block has dropped are put on again.
         """
-        if not still_there(self.model, self.stack.blocks, self.blocks):
-            self._replace()
-        if self.attached:
+        if call.state is None or call.state is not self._state:
+            if not still_there(self.model, self.stack.blocks, self.blocks):
+                self._replace()
+            self._state = call.state
+        if self.attached and not in_place(self.blocks):
             self.attach()
 
     def _replace(self) -> None:

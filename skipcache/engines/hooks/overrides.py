@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from skipcache.blocks import CallOverride
+from skipcache.blocks.attributes import CALL
 
 if TYPE_CHECKING:
     from skipcache.engines.hooks.engine import HookEngine
@@ -54,3 +55,8 @@ def still_there(model: nn.Module, paths: Sequence[str], blocks: Sequence[BlockCa
     held = {parent: model.get_submodule(parent)._modules for parent in {parent for parent, _ in places}}
     now = (held[parent].get(name) if name else model for parent, name in places)
     return all(module is block.module for block, module in zip(blocks, now))
+
+
+def in_place(blocks: Sequence[BlockCall]) -> bool:
+    """All of them are on. A copy of the model and a `compile()` of a block drop them."""
+    return all(block.module.__dict__.get(CALL) is block for block in blocks)

@@ -6,7 +6,6 @@ import threading
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import replace
-from typing import Any
 
 from skipcache.engines import Recent
 from skipcache.engines.hooks.wiring import Wiring
@@ -19,7 +18,6 @@ MAX_UNPAID = 4  # of one signature in all states that had no cached step since
 MAX_FRUITLESS = 8  # signatures in a row that were proved and had no cached step
 UNSTEADY = "inside, the forward differs from step to step: what was proved on one full step did not hold on the next"
 FRESH = "the arguments differ in more than their tensors on every call"
-_PLAIN = frozenset({"NoneType", "bool", "int", "float", "str", "dtype", "device"})
 
 
 class Proved:
@@ -78,7 +76,7 @@ class Proved:
             self._unpaid.put(signature, max(0, (self._unpaid.get(signature) or 0) - owed))
 
     def _key(self, call: Call) -> tuple[Hashable, int]:
-        return _signature(call), self._number(call.state)
+        return call.kind, self._number(call.state)
 
     def _number(self, state: Hashable) -> int:
         """A small number for a state, which is a large value; None is that of the call before."""
@@ -93,11 +91,3 @@ class Proved:
             self._count += 1
             self._states.append((self._count, state))
             return self._count
-
-
-def _signature(call: Call) -> Hashable:
-    """The call's signature without the identities of objects."""
-    signature: Any = call.signature
-    structure, values, ambient = signature
-    kinds = [kind for _, _, leaves in structure[2] for kind in leaves if isinstance(kind, str)]
-    return structure, tuple(value for value, kind in zip(values, kinds) if kind in _PLAIN), ambient

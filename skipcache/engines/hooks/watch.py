@@ -8,16 +8,16 @@ step, full or cached, a torch function mode follows what the deep blocks return 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from operator import is_not
+from operator import is_, is_not
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
-from skipcache.blocks import Outline, arguments_of, rebuild, take_apart, tensors_of
+from skipcache.blocks import Outline, Streams, arguments_of, rebuild, take_apart, tensors_of
 from skipcache.engines.hooks.runs import Run, Unwired
 from skipcache.engines.hooks.wiring import Wiring, outlines_of
 
@@ -142,15 +142,19 @@ class Watched:
 
     def __init__(self, run: Run, engine: HookEngine, known: Wiring | None = None, caches: bool = False) -> None:
         self.run, self.known, self.caches = run, known, caches
-        self.deep, self.paths = engine.deep, engine.stack.blocks
+        self.engine, self.deep, self.paths = engine, engine.deep, engine.stack.blocks
         self._ends = () if known is None else (known.shallow, known.last)
         self.watch = Watch()
+        self._through = known.through if known is not None and caches else {}
+        self._handed: Streams = ()  # by the block that was called last, where it was skipped
         self.called: list[int] = []
         self.ran = 0
         self.trouble: str | None = None
 
     def block(self, block: BlockCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         index, watch, run = block.index, self.watch, self.run
+        if self._handed and self._goes_through(index, args, kwargs):
+            return self._hand_through(index)
         watch.pause()
         if not self.called and self.known is not None:
             seen = outlines_of(arguments_of(args, kwargs))
@@ -165,12 +169,30 @@ class Watched:
         self.ran = run.ran
         skipped = ran == run.ran
         if skipped or deep:
-            output = self._followed(output, index, None if skipped else arguments_of(args, kwargs))
+            output = self._followed(output, index, None if skipped else {*map(id, args), *map(id, kwargs.values())})
+        self._handed = take_apart(output)[0] if skipped and deep and self._through else ()
         if index in self._ends:
             self._compare(index, output)
         if skipped or index >= self.deep.start:
             watch.resume()
         return output
+
+    def _goes_through(self, index: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """The block is skipped, and given what the one before it handed out: there is nothing to look at."""
+        if self._through.get(index) != self.called[-1] or self.known is None or not self.engine.attached:
+            return False
+        keys = self.known.outlets[index].inlets
+        given = (args[key] if isinstance(key, int) and key < len(args) else kwargs.get(key) for key in keys)
+        return len(keys) == len(self._handed) and all(map(is_, given, self._handed))
+
+    def _hand_through(self, index: int) -> Any:
+        assert self.known is not None
+        self.called.append(index)
+        self.watch.enter_deep(index)
+        for x in self._handed:
+            self.watch.follow(x, index)
+        self.watch.resume()
+        return rebuild(self.known.outlets[index].shape, list(self._handed))
 
     def finish(self, output: Any) -> None:
         """The forward has returned `output`."""
@@ -197,8 +219,8 @@ class Watched:
         same = self.known is not None and looks == self.known.outlets[index].outlines
         self._expect(same, f"{self.paths[index]} returns other tensors than it did")
 
-    def _followed(self, output: Any, index: int, given: Mapping[Hashable, Any] | None) -> Any:
-        """`output`, followed. `given` are the arguments of a block that ran; None for one that was skipped.
+    def _followed(self, output: Any, index: int, given: set[int] | None) -> Any:
+        """`output`, followed. `given`: the ids of what a block that ran was given; None for one that was skipped.
 
         What a skipped block hands through may be a tensor of the head, so that an alias of it goes on. What a block
         returns as it was given is not its own.
@@ -206,8 +228,7 @@ class Watched:
         watch = self.watch
         streams, shape = take_apart(output)
         if given is not None:
-            known = set(map(id, given.values()))
-            streams = tuple(x for x in streams if id(x) not in known or watch.origin(x) is not None)
+            streams = tuple(x for x in streams if id(x) not in given or watch.origin(x) is not None)
         elif None in map(watch.origin, streams):
             streams = tuple(x.detach() if watch.origin(x) is None else x for x in streams)
             output = rebuild(shape, list(streams))

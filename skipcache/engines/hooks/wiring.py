@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
@@ -61,6 +63,13 @@ class Wiring:
     idle_head: bool = False
     anew: bool = False
     refusal: str | None = None
+
+    @cached_property
+    def through(self) -> dict[int, int]:
+        """Deep blocks that hand on what the one before them, the value, handed out, where they are given just that."""
+        called = list(self.outlets)
+        pairs = ((i, j) for i, j in pairwise(called) if self.first <= i and j < self.last)
+        return {j: i for i, j in pairs if self.outlets[i].outlines == self.outlets[j].outlines}
 
     def suits(self, kept: Sequence[Streams]) -> bool:
         """A prediction from `kept` can be of this wiring's D: some of what is kept has its shapes."""

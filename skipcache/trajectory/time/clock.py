@@ -71,14 +71,14 @@ class Instant:
     @property
     def alone(self) -> Instant:
         """The same time without the run: by the timestep alone."""
-        return replace(self, run=None, position=None, counted=False)
+        return self if self.run is None else replace(self, run=None, position=None, counted=False)
 
     def is_unannounced(self, last: Instant) -> bool:
         """It begins a run in the scheduler's run of `last`, which was not called at this time."""
         run = self.run
         if run is None or not same_run(run, last.run) or run.holds(self.mark.value):
             return False
-        at_one_time = self.after(None).position == last.position and last.mark.same_or_equal(self.mark.value)
+        at_one_time = self.after(None).position == last.position and last.mark.same_or_equal(self.mark)
         return not at_one_time
 
     def next(self) -> Instant:

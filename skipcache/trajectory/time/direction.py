@@ -22,6 +22,8 @@ def direction(before: Values, after: Values) -> int | None:
 
     One value stands for a whole vector of equal ones.
     """
+    if len(before) == len(after) == 1:
+        return (after[0] > before[0]) - (after[0] < before[0])
     size = max(len(before), len(after))
     pairs = zip(before * (size // len(before)), after * (size // len(after)))
     turns = {(now > then) - (now < then) for then, now in pairs} - {0}
