@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from skipcache.engines import Engine
+from skipcache.engines import Engine, Order
 from skipcache.engines.hooks import HookEngine
 from skipcache.runtime import StepRunner
 
@@ -14,11 +14,11 @@ from skipcache.runtime import StepRunner
 def runner_of(engine: HookEngine, predictor: Any) -> StepRunner:
     """Raises ValueError, on the first step, for a model that cannot be cached."""
 
-    def refused(engine: Engine, reason: str) -> None:
+    def refused(engine: Engine, reason: str, last: bool = True) -> None:
         raise ValueError(f"{type(model).__name__} cannot be cached: {reason}")
 
     model = engine.model
-    return StepRunner(model, [engine], predictor, refused, lambda reason: refused(engine, reason))
+    return StepRunner(model, Order([engine]), predictor, refused, lambda reason: refused(engine, reason))
 
 
 @contextmanager

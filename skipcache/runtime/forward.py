@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from skipcache.blocks import MARK, REPLICATE, ModelState, Override
-from skipcache.engines import Engine, StepResult
+from skipcache.engines import Engine, Order, StepResult
 from skipcache.engines.fx import FxEngine, Graphs
+from skipcache.engines.graphs import graphs_of
 from skipcache.engines.hooks import HookEngine
 from skipcache.policies import mismatch_of, reads_drift
 from skipcache.runtime.corrections import Corrections
@@ -39,14 +40,14 @@ LOST_BEFORE_WARNING = 3  # steps that the policy would have cached
 
 
 def make_engines(model: nn.Module, settings: Settings) -> list[Engine]:
-    """In the order in which they are tried."""
+    """The quickest to begin first: see `Order`."""
     stack, plan = settings.stack, settings.plan
     idle_head = not (settings.predictor.residual or reads_drift(settings.policy))
     engines: list[Engine] = []
-    if settings.engine in ("auto", "fx"):
-        engines.append(FxEngine(model, stack, plan, settings.compile))
     if settings.engine in ("auto", "hooks"):
         engines.append(HookEngine(model, stack, plan, idle_head))
+    if settings.engine in ("auto", "fx"):
+        engines.append(FxEngine(model, stack, plan, settings.compile))
     return engines
 
 
@@ -107,7 +108,8 @@ class CachedForward(Override):
         self.ledger = Ledger(self.module, self.engines, len(self.settings.stack.blocks))
         here = weakref.proxy(self)  # nothing of it refers to itself, so that it goes as soon as it is taken off
         refused, say = (lambda *why: here._refused(*why)), (lambda reason: here._say(reason))
-        self.runner = StepRunner(self.module, self.engines, self.settings.predictor, refused, say)
+        order = Order(self.engines, at_once=self.settings.compile is not False)
+        self.runner = StepRunner(self.module, order, self.settings.predictor, refused, say)
         self._warned, self._lost, self._beginnings = False, 0, 0
         self.suspended = False
 
@@ -181,10 +183,10 @@ class CachedForward(Override):
         self.ledger.because(f"calibration: {mismatch}; full steps are placed by timestep{dropped}")
         return None
 
-    def _refused(self, engine: Engine, reason: str) -> None:
+    def _refused(self, engine: Engine, reason: str, last: bool) -> None:
         if self.settings.engine == "fx":
             raise RuntimeError(f"engine='fx' cannot serve {type(self.module).__name__}: {reason}; use engine='auto'")
-        if engine is self.engines[-1]:
+        if last:
             self._say(reason)
         else:
             self.ledger.because(f"{engine.name}: {reason}")
@@ -236,12 +238,8 @@ class CachedForward(Override):
         self.ledger.forget(name)
 
     def graphs(self) -> Graphs:
-        """The fx engine's; raises ValueError, with the reason, where it has served no call."""
-        found = next((e.graphs() for e in self.engines if isinstance(e, FxEngine)), None)
-        if found is None:
-            said = [reason for reason in self.ledger.all.reasons if reason.startswith("fx: ")]
-            if self.settings.engine == "hooks":
-                said = ["it is accelerated with engine='hooks'"]
-            why = "; ".join(said) or "call the model once first, under torch.no_grad()"
-            raise ValueError(f"{type(self.module).__name__} has no graphs yet: {why}")
+        """The fx engine's; raises ValueError, with the reason, where there are none."""
+        found = graphs_of(self.engines, self.ledger.latest, self.settings.predictor, self.plain)
+        if isinstance(found, str):
+            raise ValueError(f"{type(self.module).__name__} has no graphs yet: {found}")
         return found

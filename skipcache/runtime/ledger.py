@@ -83,6 +83,11 @@ class Ledger:
             evictions=counters.evictions,
         )
 
+    @property
+    def latest(self) -> Call | None:
+        """The outline of a call, of the signature that was called last."""
+        return next(reversed(self._outlines.values()), None)
+
     def knows(self, name: str) -> bool:
         """A call was made in a run of that name."""
         return name in self._named

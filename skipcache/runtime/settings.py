@@ -115,8 +115,3 @@ def _carries_H(model: nn.Module, stack: Stack) -> bool:
     """Branches replace what enters deep units by functions of H: `Hold` is the form that keeps most there."""
     branches = branches_of(model)
     return stack.native_skips or (branches is not None and branches.layout.fuse == "concat")
-
-
-def engine_names(settings: Settings) -> tuple[str, ...]:
-    """The engines in the order in which they are tried."""
-    return ("fx", "hooks") if settings.engine == "auto" else (settings.engine,)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from skipcache.blocks import Snapshot, tensors_of
-from skipcache.engines import Engine, StepResult
+from skipcache.engines import Engine, Order, StepResult
 from skipcache.predictors import Predictor
 from skipcache.runtime.corrections import correctable, main_output, with_main_output
 from skipcache.trajectory import WRITES, Call, Visit, versions
@@ -35,20 +35,21 @@ class StepRunner:
     """Runs calls of one model by its engines.
 
     Args:
-        engines: in the order in which they are tried.
-        refused: called with an engine that cannot serve a call, and the reason. What it raises ends the step.
+        order: of the engines.
+        refused: called with an engine that cannot serve a call, the reason, and whether no other is left. What it
+            raises ends the step.
         noted: called with a reason that no engine can serve after all.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        engines: Sequence[Engine],
+        order: Order,
         predictor: Predictor,
-        refused: Callable[[Engine, str], None],
+        refused: Callable[[Engine, str, bool], None],
         noted: Callable[[str], None],
     ) -> None:
-        self.model, self.engines, self.predictor = model, engines, predictor
+        self.model, self.order, self.predictor = model, order, predictor
         self.refused, self.noted = refused, noted
 
     def run(
@@ -76,12 +77,13 @@ class StepRunner:
         """A full step by the first engine that can serve this signature; those before it say why they cannot."""
         result: StepResult | None = None
         before, snapshot = versions(call), None
-        for engine in self.engines:
+        engines = self.order.for_full(call)
+        for engine in engines:
             if engine.refusal(call) is None:
                 if snapshot is not None:
                     # The model has run already for an engine that found only then that it cannot serve.
                     snapshot.put_back()
-                known = engine is self.engines[-1] or engine.serves(call)
+                known = engine is engines[-1] or engine.serves(call)
                 snapshot = None if known else Snapshot(call.sample.device, self.model)
                 engine.attach()
                 result = engine.full(forward, call)
@@ -90,13 +92,13 @@ class StepRunner:
                 if engine.refusal(call) is None:
                     self.noted(result.reason or IDLE)
                     return result
-            self.refused(engine, engine.refusal(call) or "")
+            self.refused(engine, engine.refusal(call) or "", engine is engines[-1])
             if result is not None and versions(call) != before:
                 self.noted(WRITES)
                 break
         if result is not None:
             return replace(result, features=None)
-        return StepResult(call.run(forward), depth_of(self.engines))
+        return StepResult(call.run(forward), depth_of(engines))
 
     def _cached(
         self, forward: Callable[..., Any], call: Call, visit: Visit, corrector: Corrector | None
@@ -105,10 +107,12 @@ class StepRunner:
         cache = visit.lane.cache
         slope = 1.0 if corrector is None else corrector.slope(visit.step)
         prediction = cache.predict(visit.step, self.predictor, slope)
-        for engine in self.engines:
+        for engine in self.order.for_cached():
             if engine.can_cache(call, prediction):
                 result = engine.cached(forward, call, prediction)
-                if result.full and result.features is None:
+                if not result.full:
+                    self.order.cached(call)
+                elif result.features is None:
                     prediction.saw(None)
                 return result
         return None

@@ -34,6 +34,7 @@ class Call:
         sample_structure: the outlines of all samples.
         batch: of the sample.
         autocast: its dtype on the sample's device; None where it is off.
+        inference: in inference mode.
         state: of the model, as `blocks.ModelState` reads it.
     """
 
@@ -49,6 +50,7 @@ class Call:
     sample_structure: Hashable = None
     batch: int = 0
     autocast: torch.dtype | None = None
+    inference: bool = False
     state: Hashable = None
 
     @property
@@ -129,7 +131,8 @@ def _call(
     device = samples[0].device.type
     casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     autocast = torch.get_autocast_dtype(device) if casts else None
-    ambient = autocast, torch.is_inference_mode_enabled()
+    inference = torch.is_inference_mode_enabled()
+    ambient = autocast, inference
     plain = tuple(v for v in values if type(v) in PLAIN)
     kind = (structure, plain, ambient)
     odd = len(plain) < len(values)
@@ -148,6 +151,7 @@ def _call(
         outlines,
         batch,
         autocast,
+        inference,
         state,
     )
 

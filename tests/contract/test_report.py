@@ -16,7 +16,7 @@ def test_the_report_counts_what_was_done():
     assert (report.blocks_run, report.blocks_saved) == (3 * 4 + 4 * 2, 4 * 2)
     feature = 2 * 16 * 16 * 4  # batch, tokens, width, bytes
     assert report.cache_bytes == 2 * feature
-    assert report.engine == "fx" and report.reasons == ()
+    assert report.engine == "hooks" and report.reasons == ()
     text = str(report)
     assert "full steps" in text and "0 3 6" in text
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from skipcache.engines import Features, StepResult
+from skipcache.engines import Features, Order, StepResult
 from skipcache.policies import Schedule
 from skipcache.predictors import Hold
 from skipcache.runtime.corrections import correctable, main_output, with_main_output
@@ -60,8 +60,8 @@ class Runner:
 
     def __init__(self, *engines, full_steps=(0, 9)):
         self.refused, self.noted = [], []
-        refused = lambda engine, reason: self.refused.append((engine.name, reason))  # noqa: E731
-        self.runner = StepRunner(torch.nn.Module(), engines, Hold(), refused, self.noted.append)
+        refused = lambda engine, reason, last: self.refused.append((engine.name, reason, last))  # noqa: E731
+        self.runner = StepRunner(torch.nn.Module(), Order(engines), Hold(), refused, self.noted.append)
         self.runs = Runs(Schedule(full_steps), Hold())
 
     def __call__(self, t, corrector=None):
@@ -89,7 +89,7 @@ def test_the_next_engine_serves_where_one_finds_out_that_it_cannot_and_the_first
     torch.rand(1)
     assert result.engine == "other" and result.features is not None
     assert torch.equal(left, torch.rand(1)), "random numbers were drawn once, as in a plain step"
-    assert run.refused == [("one", "one cannot")]
+    assert run.refused == [("one", "one cannot", False)]
     run(8.0)
     assert one.log == ["attach", "full"] and other.log == ["attach", "full", "cached"]
 
@@ -101,7 +101,7 @@ def test_an_engine_that_is_known_to_refuse_is_not_tried_again():
         result = run(t)
         assert result.full and result.features is None and result.blocks_run == 3
     assert one.log == other.log == ["attach", "full"]
-    assert run.refused == [("one", "one cannot"), ("other", "other cannot")] * 3
+    assert run.refused == [("one", "one cannot", False), ("other", "other cannot", True)] * 3
 
 
 def test_where_the_forward_has_written_to_its_arguments_no_other_engine_runs_it_again():

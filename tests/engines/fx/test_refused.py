@@ -10,6 +10,7 @@ from torch import nn
 
 import skipcache
 from skipcache import Hold
+from skipcache.engines import order
 from tests.models.odd import Tiny, noise, run, tiny
 from tests.models.sampling import build, equal, sample
 
@@ -157,11 +158,12 @@ def seeded(model, **kwargs):
 
 
 @pytest.mark.parametrize("kind", REFUSED, ids=lambda kind: kind.__name__)
-def test_what_a_graph_would_lose_is_refused(kind):
+def test_what_a_graph_would_lose_is_refused(kind, monkeypatch):
     """fx raises; auto gives what hooks give, or leaves the model alone, and says why."""
     with pytest.raises(RuntimeError, match=f"cannot serve {kind.__name__}: .*{REFUSED[kind]}"):
         seeded(skipcache.accelerate(tiny(kind), interval=3, engine="fx"))
 
+    monkeypatch.setattr(order, "WORTH", 0)
     plain = seeded(tiny(kind))
     assert equal(seeded(skipcache.accelerate(tiny(kind), interval=1)), plain)
     auto, hooks = (skipcache.accelerate(tiny(kind), interval=3, engine=engine) for engine in ("auto", "hooks"))
@@ -199,7 +201,8 @@ class Fussy(Hold):
         return super().predict(H, kept, weights) if kept[0][0].sum().item() < 1e9 else ()
 
 
-def test_a_predictor_that_cannot_be_traced_is_left_to_hooks():
+def test_a_predictor_that_cannot_be_traced_is_left_to_hooks(monkeypatch):
+    monkeypatch.setattr(order, "WORTH", 0)
     model = skipcache.accelerate(build("dit"), interval=3, predictor=Fussy())
     sample("dit", model)
     report = skipcache.report(model)

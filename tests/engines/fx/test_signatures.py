@@ -6,10 +6,9 @@ import pytest
 import torch
 
 import skipcache
-from skipcache.blocks.override import override_of
+from skipcache.engines import order
 from skipcache.engines.fx.engine import MAX_FRUITLESS, MAX_PROGRAMS
-from skipcache.runtime.forward import CachedForward
-from tests.models.odd import Tiny, programs, run, tiny
+from tests.models.odd import Tiny, fx_engine, programs, run, tiny
 from tests.models.sampling import build, equal, first, inputs, sample
 
 
@@ -91,7 +90,9 @@ class Scales(Tiny):
 
 
 @pytest.mark.filterwarnings("ignore:skipcache caches nothing. a call had no features:UserWarning")
-def test_a_python_value_that_changes_at_every_step_makes_fx_give_up():
+def test_a_python_value_that_changes_at_every_step_makes_fx_give_up(monkeypatch):
+    monkeypatch.setattr(order, "WORTH", 0)
+
     def scale(i):
         return 1.0 + i / 10
 
@@ -101,7 +102,7 @@ def test_a_python_value_that_changes_at_every_step_makes_fx_give_up():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert equal(run(model, steps=steps, scale=scale), plain), "no signature came twice: full steps"
-        engine = override_of(model, CachedForward).engines[0]
+        engine = fx_engine(model)
         assert len(programs(model)) <= MAX_FRUITLESS
         for round in range(3):
             run(model, steps=20, scale=lambda i, round=round: 100.0 * (round + 1) + i)
@@ -117,7 +118,8 @@ def test_a_python_value_that_stays_is_part_of_the_signature():
         assert equal(run(model, scale=scale), run(hooked, scale=scale))
 
 
-def test_a_timestep_that_is_a_python_number_is_not_baked_in():
+def test_a_timestep_that_is_a_python_number_is_not_baked_in(monkeypatch):
+    monkeypatch.setattr(order, "WORTH", 0)
     with pytest.raises(RuntimeError, match="Python number"):
         run(skipcache.accelerate(tiny(), interval=3, engine="fx"), number=True)
     model, hooked = (skipcache.accelerate(tiny(), interval=3, engine=e) for e in ("auto", "hooks"))

@@ -1,9 +1,12 @@
 """`skipcache.graphs`: what the fx engine runs, to read."""
 
+import re
+
 import pytest
 import torch
 
 import skipcache
+from skipcache.engines.graphs import OTHER, UNCALLED
 from tests.models.zoo import ZOO
 
 
@@ -36,7 +39,7 @@ def test_no_graphs_yet(engine):
     skipcache.accelerate(model, interval=2, engine=engine)
     if engine == "hooks":
         run(model, entry, 0.9)
-    with pytest.raises(ValueError, match="call the model once" if engine == "auto" else "engine='hooks'"):
+    with pytest.raises(ValueError, match=re.escape(UNCALLED) if engine == "auto" else OTHER):
         skipcache.graphs(model)
 
 
@@ -48,6 +51,20 @@ def test_no_graphs_and_why():
         skipcache.graphs(model)
 
 
+def test_a_trace_on_request_leaves_nothing_but_the_graphs():
+    entry = ZOO["dit"]
+    model, other = (skipcache.accelerate(entry.build(), interval=2) for _ in range(2))
+    run(model, entry, 0.9), run(other, entry, 0.9)
+    state, random = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    assert modules(skipcache.graphs(model).full)
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(torch.equal(x, state[k]) for k, x in model.state_dict().items())
+    assert skipcache.report(model).full_steps == 1
+    ours, theirs = run(model, entry, 0.8, 0.7), run(other, entry, 0.8, 0.7)
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(ours, theirs))
+    assert skipcache.report(model).engine == "hooks and fx"
+
+
 def test_a_model_without_weights_is_traced():
     entry = ZOO["dit"]
     model = skipcache.accelerate(entry.build().to("meta"), interval=2)
@@ -55,4 +72,4 @@ def test_a_model_without_weights_is_traced():
     with torch.no_grad():
         model(**call)
     graphs = skipcache.graphs(model)
-    assert len(graphs.cached.nodes) < len(graphs.full.nodes)
+    assert modules(graphs.cached) < modules(graphs.full)
