@@ -7,7 +7,7 @@ SAMPLERS ?= ddim dpm++ ddpm
 JOBS ?= 2
 SEQUENCES ?= 10000
 
-.PHONY: bench test fuzz lint evidence engines clean
+.PHONY: bench test test-all fuzz lint evidence engines clean
 
 bench: .venv/installed
 	$(BIN)/skipcache bench --out $(OUT)
@@ -28,8 +28,11 @@ engines: .venv/installed
 	done; done
 	$(BIN)/skipcache publish
 
-# Each process runs tests of whole files, on one thread.
+# Each process runs tests of whole files, on one thread. test-all has more families, and whatever takes long.
 test: .venv/installed
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not thorough"
+
+test-all: .venv/installed
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # Sequences of calls, others each time: never a wrong reuse (tests/fuzz).

@@ -22,6 +22,8 @@ from skipcache.benchmarks.sampling.memory import holding
 from skipcache.benchmarks.sampling.metrics import FrechetDistance
 from tests.models.tiny import task as make_task
 
+pytestmark = pytest.mark.thorough
+
 METHODS = {method.name: method for method in run.find_methods(tuple(PEERS))}
 MIDDLE = {  # a position of each knob that caches something in 7 steps
     "speedup": {"speedup": 1.75},

@@ -14,6 +14,7 @@ from skipcache.branches.taps import SKIPS, Channel, Fuse, Tap
 from tests.models.defaults import DEFAULT_PREDICTORS
 from tests.models.grafted import grafted
 from tests.models.sampling import build, equal, first, inputs, sample, state
+from tests.models.thorough import families
 
 FAMILIES = [
     "dit", "pixart_alpha", "latte", "sd3", "flux_dev", "cogvideox", "wan", "original_dit", "original_latte",
@@ -22,7 +23,7 @@ FAMILIES = [
 
 
 @pytest.mark.parametrize("engine", ["fx", "hooks"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", families(FAMILIES))
 def test_add_is_exact_at_the_start(name, engine):
     model = build(name)
     if engine == "fx" and name == "yesterday_in_place":
@@ -114,7 +115,7 @@ class SkipDiT:
 
 
 @pytest.mark.parametrize("fuse", ["add", "concat"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", families(FAMILIES))
 def test_a_grafted_model_and_its_cached_run_equal_the_reference(name, fuse):
     model = grafted(name, fuse)
     assert equal(sample(name, model), sample(name, build(name), call=SkipDiT(model, build(name))))

@@ -14,6 +14,8 @@ from tests.models.odd import Tiny, run, tiny
 from tests.models.originals import Block
 from tests.models.sampling import build, equal, sample
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(autouse=True)
 def nothing_is_compiled_again():

@@ -10,13 +10,14 @@ import skipcache
 from skipcache import Damped, Delta, Forecast, Hold
 from tests.models.defaults import DEFAULT_POLICIES, DEFAULT_PREDICTORS
 from tests.models.sampling import MODELS, build, deep, equal, inputs, sample, state
+from tests.models.thorough import families
 
 # The engines under the names that `accelerate` takes; "auto" must be whichever proves right.
 ENGINES = ["fx", "hooks", "auto"]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", families(MODELS))
 def test_interval_one_and_restore_are_exact(name, engine):
     if engine == "fx" and name == "yesterday_in_place":
         pytest.skip("refused by fx: see the test of what it refuses")
@@ -117,7 +118,7 @@ class Reference:
     [*itertools.product([Hold(), Delta(), Forecast(1)], [(1, 1), (2, 1), (1, 0)]), (Damped(), (2, 1))],
     ids=str,
 )
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", families(MODELS))
 def test_a_cached_run_equals_the_reference(name, predictor, keep):
     """Both engines, full and cached steps: each equals the reference, so that they equal each other."""
     model = build(name)
@@ -133,6 +134,7 @@ def test_a_cached_run_equals_the_reference(name, predictor, keep):
 
 
 @pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [*(name for name in MODELS if "yesterday" not in name), "hunyuan_dit"])
 def test_both_engines_give_the_same_under_every_policy_and_predictor(name, keep):
     """Each predictor under one policy, and each policy with one predictor."""

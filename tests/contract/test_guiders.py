@@ -10,6 +10,8 @@ import skipcache
 from tests.models.pipelines import denoiser, randn
 from tests.models.reuse import count, watched, wrong
 
+pytestmark = pytest.mark.thorough
+
 ENGINES = ["fx", "hooks"]
 STEPS, DEPTH = 7, 6
 

@@ -9,6 +9,8 @@ from tests.models.ksamplers import SAMPLERS, karras
 from tests.models.pipelines import denoiser, randn
 from tests.models.reuse import count, watched, wrong
 
+pytestmark = pytest.mark.thorough
+
 STEPS = 10
 
 

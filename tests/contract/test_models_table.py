@@ -4,6 +4,8 @@ import pytest
 
 from tests.models.models_table import PATH, classes, render, rows
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def table():

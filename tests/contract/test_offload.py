@@ -12,6 +12,8 @@ from diffusers.hooks.hooks import HookRegistry
 import skipcache
 from tests.models.sampling import build, equal, sample
 
+pytestmark = pytest.mark.thorough
+
 CPU = torch.device("cpu")
 
 

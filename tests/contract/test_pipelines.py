@@ -11,8 +11,9 @@ import skipcache
 from skipcache import Hold
 from tests.models import pipelines
 from tests.models.pipelines import PIPELINES, fresh
+from tests.models.thorough import families
 
-each = pytest.mark.parametrize("name", PIPELINES)
+each = pytest.mark.parametrize("name", families(PIPELINES))
 
 
 @each

@@ -8,6 +8,8 @@ import skipcache
 from tests.models.pipelines import flux, run_flux, run_wan, wan
 from tests.models.sampling import build, equal, sample
 
+pytestmark = pytest.mark.thorough
+
 STEPS = 4
 PIPES = {"flux": (flux, run_flux), "wan": (wan, run_wan)}
 

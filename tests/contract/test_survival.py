@@ -12,6 +12,8 @@ import skipcache
 from tests.models.odd import programs, run, tiny
 from tests.models.sampling import build, equal, sample
 
+pytestmark = pytest.mark.thorough
+
 
 def both(name):
     return tuple(skipcache.accelerate(build(name), interval=3, engine=engine) for engine in ("fx", "hooks"))

@@ -18,6 +18,8 @@ import skipcache
 from tests.models.devices import as_on_device
 from tests.models.pipelines import denoiser, quiet, randn
 
+pytestmark = pytest.mark.thorough
+
 STEPS = 7
 
 

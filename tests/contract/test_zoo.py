@@ -11,6 +11,8 @@ from torch.utils._pytree import tree_leaves
 
 from tests.models.zoo import LEFT_OUT, ZOO
 
+pytestmark = pytest.mark.thorough
+
 every_entry = pytest.mark.parametrize("name", ZOO)
 
 
