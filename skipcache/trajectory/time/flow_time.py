@@ -14,8 +14,8 @@ from skipcache.blocks import on_host
 def flow_times(scheduler: Any, timesteps: Tensor) -> tuple[float, ...] | None:
     """tau = sigma / (alpha + sigma) at each of `timesteps`, 1 where all is noise, 0 where none is. None: not known.
 
-    Nothing is read from a device. Where timesteps or noise levels lie on one, a copy of the scheduler is set on the host
-    for as many steps. Levels that a pipeline gave by hand are not seen then.
+    Nothing is read from a device. Where timesteps or noise levels lie on one, a copy of the scheduler is set on the
+    host for as many steps. Levels that a pipeline gave by hand are not seen then.
     """
     if not on_host(timesteps) or not on_host(getattr(scheduler, "sigmas", None)):
         scheduler = _on_host(scheduler, len(timesteps))
