@@ -25,7 +25,7 @@ from skipcache.runtime import (
 from skipcache.stack import Keep, Stack, find_denoisers
 
 T = TypeVar("T")
-CALIBRATED = ("interval", "policy", "speedup", "keep", "predictor")  # what a calibration decides
+CALIBRATED = ("interval", "policy", "speedup", "keep", "predictor", "steps")  # what a calibration decides
 
 
 def accelerate(
@@ -42,6 +42,7 @@ def accelerate(
     stack: Stack | None = None,
     training: str = "plain",
     cache_limit: int | None = None,
+    steps: int | None = None,
 ) -> T:
     """Sample faster: on most steps run only the two ends of the stack (Skip-Cache, arXiv 2411.17616). In place.
 
@@ -49,15 +50,14 @@ def accelerate(
 
     Args:
         target: a denoiser (nn.Module), or a diffusers pipeline that holds one or several.
-        interval: every how many steps all blocks run; 3 where no other choice of steps is given. Raising it caches more
-            steps and strays further from the plain model; 1 runs all blocks always.
+        interval: on a pipeline one step in so many is full, at least 7 of them, placed as `Spread` says. On a denoiser
+            they stand evenly (`Interval`), unless `steps` is given. 3 where no other choice of steps is given. Raising
+            it caches more steps and strays further from the plain model; 1 runs all blocks always.
         keep: units run at each end on a cached step, one int or (head, tail). Raising it costs time and keeps more
-            fidelity, but at one speedup leaves fewer full steps. By default 1, and 0 with `speedup`.
+            fidelity, but at one speedup leaves fewer full steps. By default 0 with `Spread`, else 1, as with branches.
         policy: which steps are full: `Interval(...)`, `Schedule(...)`, `Spread(...)`, `Threshold(...)` or your own.
-        speedup: block evaluations of an uncached run over those of this one, at least, as long as 10 full steps are
-            left (half of the steps, where that is fewer). Full steps are sparse early in a run and dense late, as
-            `Spread` says. In a loop without a pipeline's scheduler they stand evenly; `policy=Spread(share,
-            steps=...)` keeps more there.
+        speedup: block evaluations of an uncached run over those of this one, at least; where that would leave fewer
+            than 7 full steps a warning says what it is. Full steps are placed as `Spread` says.
         calibration: of `calibrate`, for this model: full steps, units kept, predictor, and corrections of the output.
             It excludes `keep` and `predictor`.
         predictor: the deep feature of a cached step: `Hold()`, `Delta()`, `Forecast(order)`, `Damped()` or your own. By
@@ -71,8 +71,9 @@ def accelerate(
             changes what the model computes (dropout above 0, batch norm), nothing is cached and `report` says why.
         cache_limit: bytes that cached features may hold, those of all runs together; None: no limit. Past it the run
             that was called longest ago loses its features first, and its next step is full.
+        steps: of a run, where no pipeline's scheduler tells: for `interval` and `speedup` in a loop of your own.
 
-    Returns `target`. Trajectories, steps and lanes are recognised: no step count is needed, and no reset.
+    Returns `target`. Trajectories, steps and lanes are recognised: no reset is needed.
 
     Raises ValueError or TypeError for anything that cannot work, before the model is touched.
 
@@ -81,16 +82,18 @@ def accelerate(
         image = pipe(class_labels=[207]).images[0]
         print(skipcache.report(pipe))
     """
-    request = Request(interval, policy, speedup, keep, predictor, engine, compile, stack, None, training, cache_limit)
+    own = (engine, compile, stack, None, training, cache_limit, steps)
+    request = Request(interval, policy, speedup, keep, predictor, *own)
     if calibration is not None:
         request = _calibrated(request, calibration)
     denoisers = find_denoisers(target, named=stack is not None)
-    settings = {name: request.settings(model) for name, model in denoisers.items()}
+    in_pipeline = "" not in denoisers
+    settings = {name: request.settings(model, in_pipeline) for name, model in denoisers.items()}
     if calibration is not None:
         for name, model in denoisers.items():
             calibration.check(model, settings[name].plan.depth)
     forwards = [forward_for(model, settings[name], name) for name, model in denoisers.items()]
-    if "" not in denoisers:
+    if in_pipeline:
         for forward in forwards:
             forward.serve(target)  # raises before any model is touched
     for forward in forwards:

@@ -1,11 +1,11 @@
-"""`skipcache evidence`: a study of skip branches."""
+"""`skipcache evidence`: a study of skip branches; `skipcache default`: one of the default."""
 
 from __future__ import annotations
 
 from rich.console import Console
 
 from skipcache.benchmarks.cli.command import Command
-from skipcache.benchmarks.options.studies import EvidenceSettings
+from skipcache.benchmarks.options.studies import DefaultSettings, EvidenceSettings
 
 
 def run(settings: EvidenceSettings, console: Console) -> None:
@@ -14,4 +14,11 @@ def run(settings: EvidenceSettings, console: Console) -> None:
     run_evidence(settings, console)
 
 
+def run_on_default(settings: DefaultSettings, console: Console) -> None:
+    from skipcache.benchmarks.studies.default import run_default
+
+    run_default(settings, console)
+
+
 COMMAND = Command("evidence", "how well models with and without skip branches cache", EvidenceSettings, run)
+DEFAULT = Command("default", "what interval= keeps, beside fewer sampler steps", DefaultSettings, run_on_default)

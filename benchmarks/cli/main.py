@@ -13,8 +13,12 @@ from skipcache.benchmarks.cli import analyze, bench, engines, evidence, inspect,
 from skipcache.benchmarks.cli.command import Command
 
 COMMANDS: dict[str, Command] = {
-    module.COMMAND.name: module.COMMAND
-    for module in (bench, peers, engines, train, inspect, evidence, analyze, publish)
+    command.name: command
+    for command in (
+        *(module.COMMAND for module in (bench, peers, engines, train, inspect, evidence)),
+        evidence.DEFAULT,
+        *(module.COMMAND for module in (analyze, publish)),
+    )
 }
 EXTRAS = {  # modules -> the extra that installs them
     **dict.fromkeys(("diffusers", "matplotlib", "safetensors", "sklearn", "torchmetrics"), "bench"),

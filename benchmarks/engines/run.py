@@ -82,7 +82,10 @@ class PresetBench:
         pipe, backend = self._pipeline(), self.settings.compile
         options: Any = {"backend": backend} if backend is not None and engine == "fx" else False
         chosen = make_predictor(predictor)
-        skipcache.accelerate(pipe, interval, keep=self.settings.keep, predictor=chosen, engine=engine, compile=options)
+        policy = skipcache.Interval(interval)
+        skipcache.accelerate(
+            pipe, policy=policy, keep=self.settings.keep, predictor=chosen, engine=engine, compile=options
+        )
         return pipe
 
     def _round(self, pipes: dict[str, TimedPipeline], turn: int) -> dict[str, Run]:

@@ -81,7 +81,7 @@ def make_bench(settings: BenchSettings, reference: Reference) -> Bench:
     device = torch.device(settings.device)
     dtype = getattr(torch, settings.dtype)
     plain, other = (_pipeline(reference, settings, device, dtype) for _ in range(2))
-    with skipcache.accelerated(other, max(settings.intervals), keep=settings.keep):
+    with skipcache.accelerated(other, policy=skipcache.Interval(max(settings.intervals)), keep=settings.keep):
         pass
     return Bench(plain, other, reference.data(), settings)
 

@@ -36,7 +36,7 @@ class Variant:
     def attach(self, pipe: ReferencePipeline, keep: tuple[int, int]) -> None:
         if self.interval is not None:
             predictor = make_predictor(self.predictor) if self.predictor else None
-            skipcache.accelerate(pipe, self.interval, keep=keep, predictor=predictor)
+            skipcache.accelerate(pipe, policy=skipcache.Interval(self.interval), keep=keep, predictor=predictor)
 
 
 def telling(intervals: Iterable[int]) -> list[int]:

@@ -10,8 +10,10 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddpm": ("DDPMScheduler", {"clip_sample": False}),
     "dpm++": ("DPMSolverMultistepScheduler", {}),
     "euler": ("EulerDiscreteScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
     "heun": ("HeunDiscreteScheduler", {}),
 }
 STOCHASTIC = ("ddpm",)  # another number of steps draws other noise: samples cannot be compared one by one
+USUAL_STEPS = {"ddim": 50, "ddpm": 50, "dpm++": 20, "unipc": 20}  # those that `skipcache default` compares
 TRAIN_STEPS = 1000
 BETAS = (1e-4, 0.02)  # linear, as in DDPM (arXiv 2006.11239) and as diffusers' schedulers have it by default

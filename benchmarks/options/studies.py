@@ -1,10 +1,11 @@
-"""The options of `skipcache evidence` and of `skipcache analyze`."""
+"""The options of `skipcache evidence`, `skipcache default` and `skipcache analyze`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from skipcache.benchmarks.names.schedulers import USUAL_STEPS
 from skipcache.benchmarks.options import shared
 from skipcache.benchmarks.options.checks import Checked, several
 from skipcache.benchmarks.options.option import option
@@ -32,6 +33,23 @@ class EvidenceSettings(Checked):
         super().__post_init__()
         if self.images == 1:
             raise ValueError("--images: expected at least 2, got 1; 0 leaves the quality out")
+
+
+@dataclass(frozen=True)
+class DefaultSettings(Checked):
+    """What `accelerate(pipe, interval=n)` keeps, beside fewer sampler steps."""
+
+    models: tuple[str, ...] = shared.models("dit-digits", "pixart-shapes", "latte-digits")
+    schedulers: tuple[str, ...] = option(
+        tuple(USUAL_STEPS), "samplers", flag="--scheduler", choices=tuple(USUAL_STEPS), check=several
+    )
+    intervals: tuple[int, ...] = shared.intervals((2, 3, 4), 2, "1 caches nothing")
+    steps: int | None = option(None, "sampler steps", least=9, most=1000, shown="50, or 20 of dpm++ and unipc")
+    guidance: float = shared.guidance()
+    batch: int = shared.batch(8, "images per seed")
+    seeds: tuple[int, ...] = shared.seeds((201, 202), "one run for each")
+    threads: int | None = shared.threads()
+    out: Path = shared.out("default-out")
 
 
 @dataclass(frozen=True)

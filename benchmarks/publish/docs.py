@@ -2,8 +2,8 @@
 
 `<!-- table: NAME -->` and `<!-- end -->` stand around each table in the files of `DOCS`; what is between them is
 written anew. The results of `skipcache peers` are kept as docs/results/peers-MODEL-SCHEDULER.json, and
-those of `skipcache engines` as benchmarks/results/DEVICE-PRESET.json. The results of `skipcache bench`, `evidence` and
-`analyze` are copied by hand, to docs/results/bench.json, evidence.json and stability.json.
+those of `skipcache engines` as benchmarks/results/DEVICE-PRESET.json. The results of `skipcache bench`, `evidence`,
+`default` and `analyze` are copied by hand, to docs/results/bench.json, evidence.json, default.json and stability.json.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from skipcache.benchmarks.publish.studies import (
     branches_far,
     branches_near,
     branches_quality,
+    default,
+    default_full,
     stability,
 )
 from skipcache.benchmarks.show.json_file import read_json
@@ -90,6 +92,10 @@ def read_evidence(root: Path) -> list[Result]:
     return _read_study(root, "evidence")
 
 
+def read_default(root: Path) -> list[Result]:
+    return _read_study(root, "default")
+
+
 def read_stability(root: Path) -> list[Result]:
     return _read_study(root, "stability")
 
@@ -134,5 +140,7 @@ TABLES: dict[str, tuple[Callable[[Path], list[Result]], Callable[[Sequence[Resul
     "branches-near": (read_evidence, branches_near),
     "branches-far": (read_evidence, branches_far),
     "branches-quality": (read_evidence, branches_quality),
+    "default": (read_default, default),
+    "default-full": (read_default, default_full),
     "stability": (read_stability, stability),
 }

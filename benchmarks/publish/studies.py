@@ -1,4 +1,4 @@
-"""The docs' tables of `skipcache bench`, `skipcache evidence` and `skipcache analyze`, out of their result files."""
+"""The docs' tables of `skipcache bench`, `evidence`, `default` and `analyze`, out of their result files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from skipcache.benchmarks.names.predictors import PREDICTORS, label_of
+from skipcache.benchmarks.names.schedulers import STOCHASTIC
 from skipcache.benchmarks.show.tables import markdown
 
 Result = dict[str, Any]
@@ -14,6 +15,7 @@ Row = dict[str, Any]
 
 SHOWN = (2, 3, 5)  # intervals of the README's table
 DEFAULT = "damped"
+SAMPLERS = {"ddim": "DDIM", "ddpm": "DDPM", "dpm++": "DPM++", "unipc": "UniPC"}
 WAYS: dict[str | None, str] = {**{name: label_of(name) for name in PREDICTORS}, None: "fewer steps"}
 
 
@@ -125,6 +127,40 @@ def branches_quality(results: Sequence[Result]) -> str:
         for row in result["quality"]
     ]
     return markdown(["", "class accuracy", "Frechet distance, two seeds"], lines) if lines else "\n"
+
+
+def default(results: Sequence[Result]) -> str:
+    """What `interval=` keeps, in brackets by how much more than fewer steps; ! where it warned."""
+    tables = ""
+    for result in results:
+        intervals = result["settings"]["intervals"]
+        found: dict[str, list[str]] = {}
+        for cell in result["cells"]:
+            margin = "other noise" if cell["scheduler"] in STOCHASTIC else f"{cell['margin']:+.1f}"
+            shown = f"{mean(cell['psnr']):.1f} ({margin}){' !' if cell['warned'] else ''}"
+            found.setdefault(_sampled(cell), []).append(shown)
+        tables += markdown(["", *(f"interval={i}" for i in intervals)], [[name, *row] for name, row in found.items()])
+    return tables or "\n"
+
+
+def default_full(results: Sequence[Result]) -> str:
+    """Beside the rule of the paper, which is `policy=Interval(n)`."""
+    heads = ["", "full steps", "interval=", "fewer steps", "policy=Interval", "its block evaluations"]
+    lines = [
+        [
+            f"{_sampled(cell)}, {cell['interval']}",
+            f"{cell['full_steps']}{' !' if cell['warned'] else ''}",
+            *(f"{mean(cell[name]):.1f}" for name in ("psnr", "fewer", "uniform")),
+            f"{cell['uniform_blocks']:.0%}",
+        ]
+        for result in results
+        for cell in result["cells"]
+    ]
+    return markdown(heads, lines) if lines else "\n"
+
+
+def _sampled(cell: Row) -> str:
+    return f"{cell['model']}, {SAMPLERS.get(cell['scheduler'], cell['scheduler'])} {cell['steps']}"
 
 
 def stability(results: Sequence[Result]) -> str:

@@ -96,7 +96,8 @@ def _fidelity(reference: Reference, pipe: ReferencePipeline, settings: EvidenceS
     for keep in settings.keep:
         for predictor in settings.predictors:
             for interval in settings.intervals:
-                with skipcache.accelerated(pipe, interval, keep=keep, predictor=make_predictor(predictor)):
+                policy = skipcache.Interval(interval)
+                with skipcache.accelerated(pipe, policy=policy, keep=keep, predictor=make_predictor(predictor)):
                     samples = {seed: run(seed) for seed in settings.seeds}
                 psnr = tuple(compare(samples[seed], uncached[seed]).psnr for seed in settings.seeds)
                 right = statistics.fmean(class_accuracy(judge, x, labels) for x in samples.values())

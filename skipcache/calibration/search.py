@@ -10,15 +10,14 @@ from skipcache.calibration.placement import place
 from skipcache.calibration.runs import Cost, Runs
 from skipcache.calibration.watcher import PREDICTOR
 from skipcache.engines.hooks import HookEngine
-from skipcache.policies import SHORT, SHORT_POWER, Spread
+from skipcache.policies import Spread
 from skipcache.predictors import Damped, Forecast
 from skipcache.runtime import Corrections
 
 STRETCH = 3  # the longest distance that is tried, over the mean one
 USUAL_STEPS = 50  # of a run, where no scheduler tells before it has ended
 USUAL_DISTANCE = 4  # between full steps, where the goal does not tell
-POWERS = (2.0, 2.5)  # of `Spread`, whose placements rest on no measurement
-POWERS_IN_SHORT = (SHORT_POWER, 2.5)  # in few steps one of them nearer to even
+SPREAD = "spread"  # the way of `Spread`, which rests on no measurement
 DAMPED = "damped"  # the way of `accelerate(speedup=)`, without corrections
 
 
@@ -96,13 +95,12 @@ class Search:
     def _nearest(self, engine: HookEngine, count: int) -> Tried:
         """The best of the ways to place: found by trial with the units of the first engine, and then kept."""
         steps = self.runs.steps
-        share = count / steps
-        powers = POWERS_IN_SHORT if steps <= SHORT else POWERS
-        ways = {str(power): Spread(share, power).places(steps) for power in powers}
+        spread = Spread(count / steps).places(steps, self.runs.uncached.flow_times)
+        ways = {SPREAD: spread}
         measured = self._placements().get(count)
         ways |= {"measured": measured} if measured is not None else {}
         distinct = {places: way for way, places in ways.items()}
-        ways[DAMPED] = Spread(share).places(steps)
+        ways[DAMPED] = spread
         tried = [self._way] if self._way in ways else [*distinct.values(), DAMPED]
         trials = {
             way: self._bare(engine, ways[way], Damped()) if way == DAMPED else self._fitted(engine, ways[way])

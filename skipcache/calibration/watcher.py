@@ -43,6 +43,7 @@ class Watcher(Override):
         self.trajectories = Runs(policy, predictor)
         self.seen: list[list[SeenAt]] = []  # by run and step
         self.correctable = True
+        self.flow_times: tuple[float, ...] | None = None  # of the first run, where a scheduler tells
         self._times: list[list[tuple[float, ...]]] = []
         self._lanes: list[Any] = []
         self._first: tuple[Mark, ...] = ()
@@ -64,6 +65,7 @@ class Watcher(Override):
         if not self._first:
             held = (call.sample, *call.conditioning)
             self._first = tuple(Mark.of(x.clone() if isinstance(x, Tensor) else x) for x in held)
+            self.flow_times = visit.at.view.times()
             self.begins(call, visit.at.view.count)
         lane = self._number(visit.lane)
         output = self.step(call, visit, lane)

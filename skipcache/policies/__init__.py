@@ -2,13 +2,11 @@ from skipcache.policies.base import NEAR, Policy, Step, check_count, mismatch_of
 from skipcache.policies.interval import Interval
 from skipcache.policies.placed import Placed
 from skipcache.policies.schedule import Schedule
-from skipcache.policies.spread import SHORT, SHORT_POWER, Spread
+from skipcache.policies.spread import Spread
 from skipcache.policies.threshold import Threshold
 
 __all__ = [
     "NEAR",
-    "SHORT",
-    "SHORT_POWER",
     "Interval",
     "Placed",
     "Policy",

@@ -26,6 +26,8 @@ class Step:
         scheduler: the class of the scheduler.
         noisy: the scheduler draws noise on each step.
         on_host: reading the timesteps synchronises with no device.
+        times: gives the flow time sigma / (alpha + sigma) of each of the `count` steps, as the scheduler has them; None
+            where they cannot be read on the host.
         since: how many steps after the last full one this is.
         drift: gives how far H has moved since the last full step, as relative changes summed over steps; kept only for
             policies that have `reads_drift`.
@@ -40,6 +42,7 @@ class Step:
     scheduler: str | None = None
     noisy: bool = False
     on_host: bool = True
+    times: Callable[[], tuple[float, ...] | None] = lambda: None
     since: int = 1
     drift: Callable[[], float] = lambda: math.inf
 

@@ -103,8 +103,8 @@ class Damped(Residual):
 
     With full steps s > r > q, at step i: D-hat = H + R_s + g * (R_s - R_r) * (i - s) / (s - r). The slope before
     predicted the change x = (R_r - R_q) * (s - r) / (r - q); the change that came is y = R_s - R_r; then
-    g = <y, x> / <x, x>, clamped to [0, 1]. With fewer than three full steps g is 0, which is `Delta`. Two deep features
-    are kept. The default.
+    g = <y, x> / <x, x>, clamped to [0, 1]. With two full steps g is 1, which is `Forecast(1)`; with one it is `Delta`.
+    Two deep features are kept. The default.
 
     Example:
         skipcache.accelerate(pipe, interval=3, predictor=skipcache.Damped())
@@ -113,12 +113,14 @@ class Damped(Residual):
     depth = 3
 
     def remember(self, feature: Streams, kept: Sequence[Streams], full_steps: Sequence[int]) -> Sequence[Streams]:
-        """R_s, the change y since the full step before, and g; zeros while there is no full step before."""
+        """R_s, the change y since the full step before, and g; y is zero while there is no full step before."""
         if not kept:
             change = predicted = _zeros(feature)
+        elif len(full_steps) < 3:
+            change = predicted = _minus(feature, kept[0])
         else:
             change = _minus(feature, kept[0])
-            s, r, q = (*full_steps, -1)[:3]
+            s, r, q = full_steps[:3]
             predicted = tuple(x * ((s - r) / (r - q)) for x in kept[1])
         return [feature, change, tuple(map(_came_true, change, predicted))]
 

@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from skipcache.trajectory import Visit
 
@@ -25,6 +26,7 @@ class Counters:
     blocks_saved: int = 0
     calls: Counter[tuple[Hashable, bool]] = field(default_factory=Counter)
     full_at: tuple[int, ...] = ()
+    last_at: int = 0  # the last step of the last trajectory
     evictions: int = 0
     reasons: dict[str, None] = field(default_factory=dict)
     engines: dict[str, None] = field(default_factory=dict)
@@ -44,11 +46,17 @@ class Counters:
                 self.full_steps += full
                 self.cached_steps += not full
                 self.full_at = self.full_at if at.index else ()
+                self.last_at = at.index
             elif full and first:
                 self.full_steps += 1
                 self.cached_steps -= 1
             if full and first:
                 self.full_at = (*self.full_at, at.index)
+
+    @property
+    def largest_gap(self) -> int:
+        """The most steps from one full step of the last trajectory to the next, or to its end."""
+        return max((b - a for a, b in pairwise((*self.full_at, self.last_at + 1))), default=0)
 
     def repeat(self, signature: Hashable, depth: int) -> None:
         """A call ran plain beside another one of its step: it cost as much as a full one, and is no step."""

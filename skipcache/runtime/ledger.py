@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
@@ -47,9 +48,7 @@ class Ledger:
     def count(self, call: Call, visit: Visit, result: StepResult) -> None:
         """What was done, after it was done."""
         if visit.opens_step and visit.step == 0:
-            note = note_of(visit.run.policy, visit.at.view)
-            if note is not None:
-                self.because(note)
+            self._note(visit)
         first = not visit.at.counted_full
         for counters in self._of(visit.run.named):
             counters.count(visit, call.signature, result.full, result.blocks_run, self.depth, first)
@@ -58,6 +57,13 @@ class Ledger:
         visit.at.counted_full = visit.at.counted_full or result.full
         if self._outlines.get(call.signature) is None:
             self._outlines.put(call.signature, blank_call(call))
+
+    def _note(self, visit: Visit) -> None:
+        """What the policy says of the run that begins: warned of once, since some runs keep less than was hoped for."""
+        note = note_of(visit.run.policy, visit.at.view)
+        if note is not None and note not in self.all.reasons:
+            self.because(note)
+            warnings.warn(f"skipcache: {note}", UserWarning, stacklevel=2)
 
     def report(self, name: str | None, cached: Iterable[Tensor], more: Iterable[str] = ()) -> Report:
         """Of the run called `name`, or of all. `cached`: what it holds. `more`: reasons that are seen only now.
@@ -79,6 +85,7 @@ class Ledger:
             cache_bytes=bytes_of(cached),
             engine=" and ".join(counters.engines) or self.engines[0].name,
             full_at=counters.full_at,
+            largest_gap=counters.largest_gap,
             reasons=(*counters.reasons, *why, *more),
             evictions=counters.evictions,
         )

@@ -27,6 +27,7 @@ class Report:
         full_at: the steps of the last trajectory that were full, counted from 0.
         reasons: why steps were full that the policy would have cached, why another engine serves,
             or why blocks were counted in place of FLOPs.
+        largest_gap: in the last trajectory, the most steps from one full step to the next, or to the end.
         evictions: how many runs lost their features to `cache_limit`; the next step of each was full.
     """
 
@@ -40,6 +41,7 @@ class Report:
     full_at: tuple[int, ...] = ()
     reasons: tuple[str, ...] = ()
     evictions: int = 0
+    largest_gap: int = 0
 
     def to_json(self) -> str:
         """All fields, as a JSON object."""
@@ -63,6 +65,7 @@ class Report:
             ("engine", self.engine),
             *([("evictions", self.evictions)] if self.evictions else []),
             ("full at", " ".join(map(str, self.full_at)) or "-"),
+            ("largest gap", self.largest_gap),
         ):
             table.add_row(name, str(value))
         for reason in self.reasons:

@@ -47,6 +47,7 @@ class Request:
     corrections: Corrections | None = None
     training: str = "plain"
     cache_limit: int | None = None
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         given = {"interval": self.interval, "policy": self.policy, "speedup": self.speedup}
@@ -57,6 +58,10 @@ class Request:
             raise TypeError(f"policy: expected Interval(...), Schedule(...) or another Policy, got {self.policy!r}")
         if self.interval is not None:
             Interval(self.interval)
+        if self.steps is not None:
+            check_count("accelerate", "steps", self.steps)
+            if self.policy is not None:
+                raise ValueError(f"steps={self.steps}: {self.policy!r} has settings of its own; leave out one of them")
         predictor = self.predictor
         if predictor is not None and (isinstance(predictor, type) or not isinstance(predictor, Predictor)):
             raise TypeError(
@@ -75,18 +80,21 @@ class Request:
         if self.compile is not False and self.engine == "hooks":
             raise ValueError("compile: expected engine 'auto' or 'fx', got 'hooks', which has no graphs to compile")
 
-    def settings(self, model: nn.Module) -> Settings:
-        """The settings for `model`. Raises ValueError or TypeError for what does not fit it."""
+    def settings(self, model: nn.Module, in_pipeline: bool = False) -> Settings:
+        """The settings for `model`. Raises ValueError or TypeError for what does not fit it.
+
+        `in_pipeline`: its scheduler will tell the length of a run, unless `steps` does.
+        """
+        placed = self.policy is None and (self.speedup is not None or in_pipeline or self.steps is not None)
         keep = self.keep
         if keep is None:
-            keep = 1 if self.speedup is None else 0
-            self._check_unskipped(model)
+            keep = 0 if placed and not self._has_skips(model) else 1
         stack, plan = planned(model, keep, self.stack)
         predictor = self.predictor or (Hold() if _carries_H(model, stack) else Damped())
         return Settings(
             stack,
             plan,
-            self._policy(plan),
+            self._policy(plan, placed),
             predictor,
             self.engine,
             self.compile,
@@ -95,20 +103,25 @@ class Request:
             self.cache_limit,
         )
 
-    def _policy(self, plan: Plan) -> Policy:
+    def _policy(self, plan: Plan, placed: bool) -> Policy:
+        interval = 3 if self.interval is None else self.interval
+        kept = plan.head + plan.tail
         if self.speedup is not None:
-            return Spread.reaching(self.speedup, plan.head + plan.tail, plan.depth)
-        return self.policy or Interval(3 if self.interval is None else self.interval)
+            return Spread.reaching(self.speedup, kept, plan.depth, self.steps)
+        if placed and interval > 1:
+            return Spread.every(interval, self.steps, kept, plan.depth)
+        return self.policy or Interval(interval)
 
-    def _check_unskipped(self, model: nn.Module) -> None:
-        """With no blocks on cached steps `speedup` beats fewer sampler steps; skip branches need some there."""
-        if self.speedup is None:
-            return
-        if branches_of(model) is not None or (self.stack or stack_of(model)).native_skips:
+    def _has_skips(self, model: nn.Module) -> bool:
+        """Raises ValueError with `speedup`, which beats fewer sampler steps only with no blocks on cached steps."""
+        if branches_of(model) is None and not (self.stack or stack_of(model)).native_skips:
+            return False
+        if self.speedup is not None:
             raise ValueError(
                 f"speedup: {type(model).__name__} has skip branches, with which it may keep less than fewer sampler "
                 f"steps; calibrate, give interval=, or insist with keep=1"
             )
+        return True
 
 
 def _carries_H(model: nn.Module, stack: Stack) -> bool:

@@ -131,6 +131,7 @@ def view_of(
         scheduler=None if run is None or run.scheduler is None else type(run.scheduler).__name__,
         noisy=run is not None and run.is_noisy,
         on_host=on_host(instant.timestep),
+        times=lambda: None if run is None else run.times,
         since=since,
         drift=lambda: lanes.drift(before_at),
     )

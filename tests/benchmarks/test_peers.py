@@ -83,7 +83,7 @@ def test_whole_blocks_by_hand(name, task):
 
 
 def test_our_own_count_is_the_reports(task):
-    with skipcache.accelerated(task.pipe(), 3) as pipe:
+    with skipcache.accelerated(task.pipe(), policy=skipcache.Interval(3)) as pipe:
         task.calibration_run(pipe)
         skipcache.reset(pipe)
         with task.meter.counting(pipe.transformer, 4) as work:

@@ -66,7 +66,7 @@ def test_caption_models_are_accelerated_as_they_are(name, units):
     pipe = reference.pipeline(reference.load())
     labels = balanced(2, reference.data().classes)
     plain = pipe(reference.data(), labels, steps=4)
-    with skipcache.accelerated(pipe, 2):
+    with skipcache.accelerated(pipe, policy=skipcache.Interval(2)):
         assert len(skipcache.find_stack(pipe.transformer).units) == units
         cached = pipe(reference.data(), labels, steps=4)
         assert skipcache.report(pipe).cached_steps == 2 and skipcache.report(pipe).engine == "hooks"

@@ -19,6 +19,19 @@ def test_evidence_compares_models(capsys, tmp_path):
     assert all(distance > 0 for row in results["quality"] for distance in row["frechet"])
 
 
+def test_default_compares_an_interval_with_fewer_steps(capsys, tmp_path):
+    short = ["--model", "dit-digits", "--batch", "2", "--seeds", "3", "--threads", "1"]
+    chosen = ["--scheduler", "ddpm", "unipc", "--steps", "10", "--intervals", "2"]
+    assert main(["default", *short, *chosen, "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "dit-digits, unipc 10" in printed and "0 of 1 cells short" in printed
+    noisy, cell = json.loads((tmp_path / "default.json").read_text())["cells"]
+    assert noisy["scheduler"] == "ddpm" and (cell["full_steps"], cell["interval"], cell["steps"]) == (7, 2, 10)
+    assert cell["warned"] and cell["margin"] > 0 and len(cell["psnr"]) == 1
+    assert main(["default", "--steps", "8"]) == 2
+    assert "--steps: expected at least 9" in capsys.readouterr().err
+
+
 def test_analyze_draws_heatmaps(capsys, tmp_path):
     arguments = ["--model", "dit-digits", "dit-digits-skip", "--steps", "5", "--batch", "2", "--threads", "1"]
     assert main(["analyze", *arguments, "--out", str(tmp_path)]) == 0

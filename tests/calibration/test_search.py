@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from skipcache import Spread
 from skipcache.calibration.runs import Cost
 from skipcache.calibration.search import DAMPED, Goal, Search
 from skipcache.predictors import Damped
@@ -32,12 +33,16 @@ def test_a_goal_is_a_number_of_full_steps(goal, count):
 class Runs:
     """Runs that are made up: errors by number of full steps, by whether corrections help, and by predictor."""
 
-    def __init__(self, helps=True, damped=2.0, steps=20):
+    def __init__(self, helps=True, damped=2.0, steps=20, flow_times=None):
         self.helps, self.damped, self.steps, self.tried = helps, damped, steps, []
         plan = SimpleNamespace(depth=4, head=0, tail=0)
         self.engines, self.costs, self.scheduler, self.model = [SimpleNamespace(plan=plan)], [COST], None, object()
         self.uncached = SimpleNamespace(
-            correctable=True, knots=(1, 2, 3), errors=dict, timesteps=lambda: tuple(range(self.steps, 0, -1))
+            correctable=True,
+            knots=(1, 2, 3),
+            errors=dict,
+            timesteps=lambda: tuple(range(self.steps, 0, -1)),
+            flow_times=flow_times,
         )
 
     def sample_uncached(self, longest):
@@ -59,7 +64,7 @@ def test_the_nearest_of_the_ways_to_place_is_taken_with_its_corrections():
     found = Search(runs, Goal("full_steps", 5), correct=True).found()
     assert len(found.full_steps) == 5 and found.full_steps[0] == 0 and found.error == 1 / 5
     assert found.corrections is not None and found.speedup == COST.speedup(5, 20)
-    assert len({places for places, _, _ in runs.tried}) >= 2, "more than one placement was tried"
+    assert len(set(runs.tried)) >= 2, "more than one way was tried"
 
 
 def test_corrections_that_do_not_help_are_left_out():
@@ -77,6 +82,13 @@ def test_what_accelerate_does_by_itself_is_one_of_the_ways():
     search = Search(Runs(damped=0.1), Goal("full_steps", 5), correct=True)
     found = search.found()
     assert found.predictor == Damped() and found.corrections is None and search._way == DAMPED
+    assert found.full_steps == Spread(5 / 20).places(20)
+
+
+def test_full_steps_are_placed_by_the_scheduler_s_flow_times():
+    times = tuple(1 - i / 20 for i in range(20))
+    found = Search(Runs(flow_times=times), Goal("full_steps", 5), correct=True).found()
+    assert found.full_steps == Spread(5 / 20).places(20, times) != Spread(5 / 20).places(20)
 
 
 def test_an_error_is_reached_with_the_fewest_full_steps():

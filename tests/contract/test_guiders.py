@@ -71,7 +71,7 @@ def run(pipe, steps=STEPS):
 
 
 def accelerated(guider, engine, interval=3):
-    return skipcache.accelerate(pipeline(guider), interval=interval, engine=engine)
+    return skipcache.accelerate(pipeline(guider), policy=skipcache.Interval(interval), engine=engine)
 
 
 def under_way(pipe):

@@ -56,7 +56,9 @@ def one(model, i, engine):
         thread.start()
         thread.join()
     elif i % 4 == 2:
-        skipcache.accelerate(Pipeline(model), interval=2, engine=engine, stack=STACK)(torch.ones(2, 4, side, side))
+        skipcache.accelerate(Pipeline(model), policy=skipcache.Interval(2), engine=engine, stack=STACK)(
+            torch.ones(2, 4, side, side)
+        )
     else:
         with pytest.raises(ArithmeticError):
             run(model, steps=3, side=side, fails=lambda step: step == 1)

@@ -54,11 +54,11 @@ def test_diffusers_caches(name, kind):
     plain = run(pipe, steps=STEPS)
     pipe.transformer.enable_cache(CONFIGS[kind](pipe))
     with pytest.raises(ValueError, match=r"diffusers' own cache is enabled on it; call disable_cache\(\)"):
-        skipcache.accelerate(pipe, interval=3)
+        skipcache.accelerate(pipe, policy=skipcache.Interval(3))
     alone = run(pipe, steps=STEPS)
     pipe.transformer.disable_cache()
     for engine in ENGINES:
-        skipcache.accelerate(pipe, interval=3, engine=engine)
+        skipcache.accelerate(pipe, policy=skipcache.Interval(3), engine=engine)
         cached = run(pipe, steps=STEPS)
         pipe.transformer.enable_cache(CONFIGS[kind](pipe))
         assert torch.equal(run(pipe, steps=STEPS), alone)
@@ -87,10 +87,10 @@ def test_cache_dit(name, engine):
 
     enable()
     with pytest.raises(ValueError, match=r"cache-dit or ParaAttention is enabled on it; call cache_dit.disable_cache"):
-        skipcache.accelerate(pipe, interval=3)
+        skipcache.accelerate(pipe, policy=skipcache.Interval(3))
     alone = run(pipe, steps=STEPS)
     cache_dit.disable_cache(pipe)
-    skipcache.accelerate(pipe, interval=3, engine=engine)
+    skipcache.accelerate(pipe, policy=skipcache.Interval(3), engine=engine)
     cached = run(pipe, steps=STEPS)
     enable()
     assert torch.equal(run(pipe, steps=STEPS), alone)

@@ -24,7 +24,7 @@ def test_interval_one_and_restore_are_exact(name):
     assert skipcache.accelerate(pipe, interval=1) is pipe
     assert torch.equal(run(pipe), plain)
     skipcache.restore(pipe)
-    skipcache.accelerate(pipe, interval=3)
+    skipcache.accelerate(pipe, policy=skipcache.Interval(3))
     assert not torch.equal(run(pipe), plain)
     skipcache.restore(pipe)
     assert torch.equal(run(pipe), plain)
@@ -104,7 +104,7 @@ def test_a_run_that_its_callback_left_leaves_nothing(name, at):
 def test_a_cached_run_equals_one_whose_deep_feature_is_replaced_by_hand(name):
     """The reference runs all blocks and counts calls: what the last deep block gave at a full step is given again."""
     make, run = PIPELINES[name]
-    pipe = skipcache.accelerate(make(), interval=3, predictor=Hold())
+    pipe = skipcache.accelerate(make(), policy=skipcache.Interval(3), predictor=Hold())
     plain = make()
     lanes = 2 if name in ("flux", "wan") else 1
     model, calls, kept = plain.transformer, iter(range(1000)), {}
@@ -138,7 +138,7 @@ def test_another_resolution_between_runs():
 
 @pytest.mark.parametrize("frames", [1, 2, 4, 5])
 def test_latte_of_several_lengths(frames):
-    pipe = skipcache.accelerate(pipelines.latte(frames), interval=3)
+    pipe = skipcache.accelerate(pipelines.latte(frames), policy=skipcache.Interval(3))
     pipelines.run_latte(pipe)
     assert skipcache.report(pipe).full_at == (0, 3, 6)
     assert skipcache.report(pipe).blocks_saved == 4 * 4
@@ -146,7 +146,7 @@ def test_latte_of_several_lengths(frames):
 
 def test_latte_without_temporal_attention():
     """The temporal blocks do not run at all; the deep feature is then what the last spatial one hands out."""
-    pipe = skipcache.accelerate(pipelines.latte(frames=1), interval=3)
+    pipe = skipcache.accelerate(pipelines.latte(frames=1), policy=skipcache.Interval(3))
     pipelines.run_latte(pipe, enable_temporal_attentions=False)
     report = skipcache.report(pipe)
     assert report.full_at == (0, 3, 6) and report.reasons == ()
@@ -156,8 +156,8 @@ def test_separate_guidance_is_two_lanes():
     """Wan calls the model twice per step, within `cache_context`: each lane reuses its own feature."""
     make, run = PIPELINES["wan"]
     pipe = make()
-    expected = run(skipcache.accelerate(copy.deepcopy(pipe), interval=3, predictor=Hold()))
-    skipcache.accelerate(pipe, interval=3, predictor=Hold())
+    expected = run(skipcache.accelerate(copy.deepcopy(pipe), policy=skipcache.Interval(3), predictor=Hold()))
+    skipcache.accelerate(pipe, policy=skipcache.Interval(3), predictor=Hold())
     assert torch.equal(run(pipe), expected)
     report = skipcache.report(pipe)
     assert (report.full_steps, report.cached_steps) == (3, 4)
@@ -166,7 +166,7 @@ def test_separate_guidance_is_two_lanes():
 
 
 def test_a_pipeline_of_two_denoisers_reports_by_component():
-    pipe = skipcache.accelerate(pipelines.wan(two=True), interval=2)
+    pipe = skipcache.accelerate(pipelines.wan(two=True), policy=skipcache.Interval(2))
     first = pipelines.run_wan(pipe)
     assert torch.equal(pipelines.run_wan(pipe), first)
     reports = skipcache.report(pipe)
@@ -181,7 +181,7 @@ def test_two_pipelines_share_one_model():
     other = pipelines.sigma()
     other.transformer = one.transformer
     other.scheduler = DDIMScheduler()
-    assert skipcache.accelerate(other, interval=3) is other
+    assert skipcache.accelerate(other, policy=skipcache.Interval(3)) is other
     alone, _ = fresh("pixart_sigma")
     expected_one = run(alone)
     alone.scheduler = DDIMScheduler()
@@ -191,14 +191,14 @@ def test_two_pipelines_share_one_model():
         assert torch.equal(run(other, steps=5), expected_other)
         assert skipcache.report(other).full_at == (0, 3)
     with pytest.raises(ValueError, match="other settings"):
-        skipcache.accelerate(other, interval=2)
+        skipcache.accelerate(other, policy=skipcache.Interval(2))
 
 
 def test_two_threads_with_a_pipeline_each():
     one, run = fresh("sd3")
     other = pipelines.sd3()
     other.transformer = one.transformer
-    skipcache.accelerate(other, interval=3)
+    skipcache.accelerate(other, policy=skipcache.Interval(3))
     alone, _ = fresh("sd3")
     expected = [run(alone, steps=8, seed=0), run(alone, steps=11, seed=1)]
     results = {}

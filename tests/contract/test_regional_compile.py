@@ -26,11 +26,11 @@ def nothing_is_left_compiled():
 @pytest.mark.parametrize("name", PIPES)
 def test_pipelines(name, engine, compiled_first):
     make, run = PIPES[name]
-    expected = run(skipcache.accelerate(make(), interval=3, engine=engine), steps=STEPS)
+    expected = run(skipcache.accelerate(make(), policy=skipcache.Interval(3), engine=engine), steps=STEPS)
     pipe, plain, compiled = make(), run(make(), steps=STEPS), CompileCounter()
     if compiled_first:
         pipe.transformer.compile_repeated_blocks(fullgraph=True, backend=compiled)
-    skipcache.accelerate(pipe, interval=3, engine=engine)
+    skipcache.accelerate(pipe, policy=skipcache.Interval(3), engine=engine)
     if not compiled_first:
         pipe.transformer.compile_repeated_blocks(fullgraph=True, backend=compiled)
     first = run(pipe, steps=STEPS)
@@ -45,7 +45,7 @@ def test_pipelines(name, engine, compiled_first):
 
 @pytest.mark.parametrize("name", ["glm_image", "hunyuan_image"])
 def test_models_that_graphs_cannot_serve(name):
-    expected = sample(name, skipcache.accelerate(build(name), interval=2), steps=4)
+    expected = sample(name, skipcache.accelerate(build(name), policy=skipcache.Interval(2)), steps=4)
     model = build(name)
     model.compile_repeated_blocks(backend="eager")
     skipcache.accelerate(model, interval=2)

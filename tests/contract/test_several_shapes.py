@@ -36,7 +36,7 @@ OWN = pytest.mark.xfail(strict=True, reason="what other shapes gave is no part o
 def test_areas_of_one_image(engine):
     plain = areas(tiny())
     assert torch.equal(areas(skipcache.accelerate(tiny(), interval=1, engine=engine)), plain)
-    model = skipcache.accelerate(tiny(), interval=3, engine=engine)
+    model = skipcache.accelerate(tiny(), policy=skipcache.Interval(3), engine=engine)
     for _ in range(2):
         with watched(lambda: areas.now) as log:
             areas(model)
@@ -100,7 +100,7 @@ def test_passes_of_ltx2(passes):
     plain, outputs = ltx2(made(), passes), []
     for engine in ENGINES:
         assert torch.equal(ltx2(skipcache.accelerate(made(), interval=1, engine=engine), passes), plain)
-        pipe = skipcache.accelerate(made(), interval=3, engine=engine)
+        pipe = skipcache.accelerate(made(), policy=skipcache.Interval(3), engine=engine)
         with watched(lambda: ltx2.now) as log:
             outputs.append(ltx2(pipe, passes))
         assert not wrong(log) and count(log, "cached") == len(passes) * 4

@@ -112,7 +112,7 @@ def test_runs_in_a_row(kind, on_device):
         pipe = skipcache.accelerate(quiet(make()), interval=1, engine=engine)
         assert torch.equal(run(pipe, **runs[0]()), plain)
         skipcache.restore(pipe)
-        skipcache.accelerate(pipe, interval=3, engine=engine)
+        skipcache.accelerate(pipe, policy=skipcache.Interval(3), engine=engine)
         with as_on_device() if on_device else contextlib.nullcontext():
             both = [run(pipe, **given()) for given in runs]
             reports = skipcache.report(pipe)

@@ -88,16 +88,17 @@ def test_damped_follows_as_much_of_the_slope_as_came_true(scale):
     torch.testing.assert_close(got, H[0] + R_s[0] + share * (R_s[0] - R_r[0]) * (2 / 3))
 
 
-def test_damped_takes_each_row_by_itself_and_is_delta_where_little_is_known():
+def test_damped_takes_each_row_by_itself_and_is_a_line_or_delta_where_little_is_known():
     H, R_s, R_r, R_q = features(4)
     (whole,) = predict(Damped(), 7, [5, 2, 0], [R_s, R_r, R_q], H)
     for i in range(2):
         rows = [tuple(x[i : i + 1] for x in R) for R in (R_s, R_r, R_q, H)]
         (row,) = predict(Damped(), 7, [5, 2, 0], rows[:3], rows[3])
         assert torch.equal(row, whole[i : i + 1])
-    for known in (1, 2):
-        (got,) = predict(Damped(), 7, [5, 2][:known], [R_s, R_r][:known], H)
-        assert torch.equal(got, H[0] + R_s[0])
+    assert torch.equal(predict(Damped(), 7, [5], [R_s], H)[0], H[0] + R_s[0])
+    line = predict(Forecast(1), 7, [5, 2], [R_s, R_r], H)[0]
+    assert torch.equal(predict(Damped(), 7, [5, 2], [R_s, R_r], H)[0], line), "one slope is known, and taken whole"
+    assert torch.equal(predict(Damped(), 7, [5, 2], [R_s, R_s], H)[0], H[0] + R_s[0]), "of which nothing is left"
     (still,) = predict(Damped(), 7, [5, 2, 0], [R_s, R_r, R_r], H)
     assert torch.equal(still, H[0] + R_s[0])
     (without,) = predict(Damped(), 7, [5, 2, 0], [R_s, R_r, R_q], None)

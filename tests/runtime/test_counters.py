@@ -45,6 +45,15 @@ def test_full_steps_are_listed_for_the_last_trajectory_alone():
     assert counters.full_at == (0, 1) and counters.full_steps == 4
 
 
+def test_the_largest_gap_is_that_of_the_last_trajectory_up_to_its_end():
+    counters = Counters()
+    assert counters.largest_gap == 0
+    count(counters, *((i, [i in (0, 4, 6)]) for i in range(8)))
+    assert counters.largest_gap == 4
+    count(counters, (0, [True]), (1, [False]), (2, [True]), (3, [False]), (4, [False]))
+    assert counters.largest_gap == 3
+
+
 def test_reasons_and_engines_are_noted_once_in_order():
     counters = Counters()
     for reason, engine in (("b", "hooks"), ("a", "fx"), ("b", "hooks")):

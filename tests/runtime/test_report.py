@@ -6,7 +6,9 @@ import pytest
 
 from skipcache.runtime.report import Report
 
-REPORT = Report(7, 13, 92, 68, 1.739, 3 * 2**20, "hooks", full_at=(0, 3, 6), reasons=("fx: the forward draws",))
+REPORT = Report(
+    7, 13, 92, 68, 1.739, 3 * 2**20, "hooks", full_at=(0, 3, 6), reasons=("fx: the forward draws",), largest_gap=3
+)
 
 
 def test_it_shows_all_that_it_knows():
@@ -21,6 +23,7 @@ def test_it_shows_all_that_it_knows():
         "cache │ 3.00 MiB",
         "engine │ hooks",
         "full at │ 0 3 6",
+        "largest gap │ 3",
         "because │ fx: the forward draws",
     ):
         assert expected in shown, expected

@@ -41,6 +41,35 @@ def test_what_was_not_said_follows_from_the_rest():
     assert Request(predictor=Delta()).settings(model).predictor == Delta()
 
 
+def test_in_a_pipeline_or_with_its_length_an_interval_is_placed_and_keeps_no_unit():
+    model = build("original_dit")
+    for found in (Request().settings(model, in_pipeline=True), Request(interval=3).settings(model, in_pipeline=True)):
+        assert found.policy == Spread.every(3, None, 0, 4) and found.predictor == Damped()
+        assert (found.plan.head, found.plan.tail) == (0, 0)
+        assert hash(found.policy) == hash(Spread.every(3, None, 0, 4))
+    told = Request(interval=2, steps=50, keep=(1, 0)).settings(model)
+    assert told.policy == Spread.every(2, 50, 1, 4) and told.plan.head == 1
+    assert Request(speedup=1.5, steps=50).settings(model).policy == Spread.reaching(1.5, 0, 4, 50)
+    assert Request(interval=1).settings(model, in_pipeline=True).policy == Interval(1), "exactly plain"
+    strict = Request(policy=Interval(3)).settings(model, in_pipeline=True)
+    assert strict.policy == Interval(3) and strict.plan.head == 1
+    branched = Request(interval=3).settings(build("hunyuan_dit"), in_pipeline=True)
+    assert branched.plan.head == 1 and isinstance(branched.policy, Spread) and branched.predictor == Hold()
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        ({"steps": 0}, ValueError, "steps >= 1, got 0"),
+        ({"steps": "50"}, TypeError, "an int for steps, got '50'"),
+        ({"steps": 50, "policy": Interval(3)}, ValueError, "steps=50: .*Interval.* has settings of its own"),
+    ],
+)
+def test_a_length_that_cannot_be_is_refused(asked, error, message):
+    with pytest.raises(error, match=message):
+        Request(**asked)
+
+
 def test_a_speedup_keeps_no_unit_unless_told_and_is_reached():
     model = build("original_dit")
     found = Request(speedup=1.5).settings(model)

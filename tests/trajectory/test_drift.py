@@ -143,7 +143,7 @@ def test_one_look_per_step_and_none_for_static_policies(monkeypatch):
     assert skipcache.report(pipe).full_steps + skipcache.report(pipe).cached_steps == 7
     skipcache.restore(pipe)
     looks.clear()
-    run_wan(skipcache.accelerate(pipe, interval=3))
+    run_wan(skipcache.accelerate(pipe, policy=skipcache.Interval(3)))
     assert looks == []
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from skipcache.blocks import memory_of, on_host
 from skipcache.trajectory.time.direction import Values, direction, timestep_values
+from skipcache.trajectory.time.flow_time import flow_times
 
 # In the names of diffusers' schedulers that draw noise on each step, beside those that their settings show.
 NOISY = (
@@ -66,6 +67,11 @@ class SchedulerRun:
         """The direction from the first timestep to the last. On a device this synchronises, once."""
         first, last = self.timesteps[[0, -1]].tolist()
         return direction((first,), (last,)) or 0
+
+    @cached_property
+    def times(self) -> tuple[float, ...] | None:
+        """The flow time of each step; see `flow_times`."""
+        return None if self.scheduler is None else flow_times(self.scheduler, self.timesteps)
 
     @cached_property
     def is_noisy(self) -> bool:

@@ -125,7 +125,12 @@ def denoiser(engine, interval, predictor, flow):
 
 
 def settings(engine, interval, predictor):
-    return {"interval": interval, "engine": engine, "predictor": PREDICTORS[predictor], "stack": STACK}
+    return {
+        "policy": skipcache.Interval(interval),
+        "engine": engine,
+        "predictor": PREDICTORS[predictor],
+        "stack": STACK,
+    }
 
 
 # States of the model other than the plain one, each for the length of one call

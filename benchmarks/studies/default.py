@@ -1,0 +1,132 @@
+"""`skipcache default`: does `accelerate(pipe, interval=n)` keep more than a plain run of fewer sampler steps?
+
+The rival has as many block evaluations. Where it draws noise on each step (DDPM) it draws other noise, so that its
+samples differ for that reason alone; such rows are left out of the mean.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+import skipcache
+from skipcache.benchmarks.names.schedulers import STOCHASTIC, USUAL_STEPS
+from skipcache.benchmarks.options.studies import DefaultSettings
+from skipcache.benchmarks.references.data.dataset import balanced
+from skipcache.benchmarks.references.reference import Reference
+from skipcache.benchmarks.references.registry import find_reference
+from skipcache.benchmarks.sampling.metrics import compare
+from skipcache.benchmarks.sampling.threads import use_threads
+from skipcache.benchmarks.show.json_file import write_json
+from skipcache.benchmarks.show.progress import progress_bar
+from skipcache.benchmarks.show.tables import new_table
+
+SHORT_BY = -0.5  # dB: what a setting's noise explains
+
+
+@dataclass(frozen=True)
+class Cell:
+    """PSNR in dB against the plain model's samples of the same seeds, by seed.
+
+    Attributes:
+        uniform: of `policy=Interval(n)`, and `uniform_blocks` its share of block evaluations.
+        fewer: of the plain model with `full_steps` sampler steps.
+        warned: the run said at its first step that it might fall short.
+    """
+
+    model: str
+    scheduler: str
+    steps: int
+    interval: int
+    full_steps: int
+    psnr: tuple[float, ...]
+    fewer: tuple[float, ...]
+    uniform: tuple[float, ...]
+    uniform_blocks: float
+    warned: bool
+
+    @property
+    def margin(self) -> float:
+        return statistics.fmean(self.psnr) - statistics.fmean(self.fewer)
+
+
+def run_default(settings: DefaultSettings, console: Console) -> Path:
+    use_threads(settings.threads)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    cells: list[Cell] = []
+    total = len(settings.models) * len(settings.schedulers) * len(settings.intervals)
+    with progress_bar(console, total=total) as bar:
+        for name in settings.models:
+            for scheduler in settings.schedulers:
+                bar.say(f"{name}, {scheduler}")
+                for cell in _measured(find_reference(name), scheduler, settings):
+                    cells.append(cell)
+                    bar.advance()
+    path = settings.out / "default.json"
+    write_json(path, settings, {"cells": [{**asdict(cell), "margin": cell.margin} for cell in cells]})
+    console.print(_table(cells))
+    console.print(f"{_summary(cells)}\nwrote {path}", highlight=False)
+    return path
+
+
+def _measured(reference: Reference, scheduler: str, settings: DefaultSettings) -> Iterator[Cell]:
+    pipe, data = reference.pipeline(reference.load(), scheduler), reference.data()
+    labels = balanced(settings.batch, data.classes)
+    whole = settings.steps or USUAL_STEPS[scheduler]
+    plain: dict[int, list[Tensor]] = {}
+
+    def sample(steps: int) -> list[Tensor]:
+        return [pipe(data, labels, steps=steps, guidance=settings.guidance, seed=seed) for seed in settings.seeds]
+
+    def kept(samples: list[Tensor]) -> tuple[float, ...]:
+        return tuple(compare(x, truth).psnr for x, truth in zip(samples, plain[whole]))
+
+    plain[whole] = sample(whole)
+    for interval in settings.intervals:
+        with skipcache.accelerated(pipe, interval=interval), warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            samples, report = sample(whole), skipcache.report(pipe)
+        full = len(report.full_at)
+        with skipcache.accelerated(pipe, policy=skipcache.Interval(interval)):
+            uniform, other = sample(whole), skipcache.report(pipe)
+        if full not in plain:
+            plain[full] = sample(full)
+        share = other.blocks_run / (other.blocks_run + other.blocks_saved)
+        about = (reference.name, scheduler, whole, interval, full)
+        yield Cell(*about, kept(samples), kept(plain[full]), kept(uniform), share, bool(said))
+
+
+def _table(cells: list[Cell]) -> Table:
+    table = new_table("PSNR in dB against the plain model; ! marks runs that warned at their first step", gap=1)
+    for column in ("", "interval", "full steps", "interval=", "fewer steps", "margin", "policy=Interval"):
+        table.add_column(column, no_wrap=True)
+    for cell in cells:
+        table.add_row(
+            f"{cell.model}, {cell.scheduler} {cell.steps}",
+            str(cell.interval),
+            f"{cell.full_steps}{'!' if cell.warned else ''}",
+            f"{statistics.fmean(cell.psnr):.1f}",
+            f"{statistics.fmean(cell.fewer):.1f}",
+            f"{cell.margin:+.1f}",
+            f"{statistics.fmean(cell.uniform):.1f} ({cell.uniform_blocks:.0%} of blocks)",
+        )
+    return table
+
+
+def _summary(cells: list[Cell]) -> str:
+    margins = [cell.margin for cell in cells if cell.scheduler not in STOCHASTIC and math.isfinite(cell.margin)]
+    if not margins:
+        return "no sampler here can be compared with fewer steps"
+    short = sum(margin < SHORT_BY for margin in margins)
+    return (
+        f"margin over fewer steps: mean {statistics.fmean(margins):+.1f} dB, least {min(margins):+.1f} dB, "
+        f"{short} of {len(margins)} cells short (without {', '.join(STOCHASTIC)}, whose noise differs)"
+    )
