@@ -101,7 +101,8 @@ def _measured(reference: Reference, scheduler: str, settings: DefaultSettings) -
             plain[full] = sample(full)
         share = other.blocks_run / (other.blocks_run + other.blocks_saved)
         about = (reference.name, scheduler, whole, interval, full)
-        yield Cell(*about, kept(samples), kept(plain[full]), kept(uniform), share, bool(said))
+        warned = any(str(one.message).startswith("skipcache: ") for one in said)
+        yield Cell(*about, kept(samples), kept(plain[full]), kept(uniform), share, warned)
 
 
 def _table(cells: list[Cell]) -> Table:
