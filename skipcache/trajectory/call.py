@@ -41,7 +41,7 @@ class Call:
     structure: Hashable
     signature: Hashable
     context: str | None = None
-    sample_structure: Hashable = None
+    sample_structure: tuple[Hashable, ...] = ()
     batch: int = 0
     autocast: torch.dtype | None = None
     state: Hashable = None

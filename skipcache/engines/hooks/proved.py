@@ -19,14 +19,15 @@ MAX_UNPAID = 4  # of one signature in all states that had no cached step since
 MAX_FRUITLESS = 8  # signatures in a row that were proved and had no cached step
 UNSTEADY = "inside, the forward differs from step to step: what was proved on one full step did not hold on the next"
 FRESH = "the arguments differ in more than their tensors on every call"
-_PLAIN = frozenset({"NoneType", "bool", "int", "float", "str", "dtype", "device"})
+_PLAIN = frozenset({"NoneType", "bool", "int", "str", "dtype", "device"})
 
 
 class Proved:
     """The wirings of one model. Where the model's state has changed, what was proved before says nothing.
 
     A forward's own Python runs on every step, so that objects among the arguments (ComfyUI hands new ones to each
-    call) are no part of the key. What they change inside the forward is checked on each step.
+    call) and numbers with a fraction (how far a run has come) are no part of the key. What they change inside the
+    forward is checked on each step.
     """
 
     def __init__(self) -> None:
@@ -96,7 +97,7 @@ class Proved:
 
 
 def _signature(call: Call) -> Hashable:
-    """The call's signature without the identities of objects."""
+    """The call's signature without the identities of objects, and without numbers that have a fraction."""
     signature: Any = call.signature
     structure, values, ambient = signature
     kinds = [kind for _, _, leaves in structure[2] for kind in leaves if isinstance(kind, str)]
