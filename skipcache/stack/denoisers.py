@@ -10,6 +10,7 @@ from torch import nn
 from skipcache.stack.arguments import argument_names
 from skipcache.stack.discovery import TIMESTEP_NAMES, find_stack
 
+BESIDE = "controlnet"  # such a component has blocks and a timestep, and hands out what each of its blocks returns
 _CACHES = (  # what each sets on the model or its class, and what to say
     ("is_cache_enabled", "diffusers' own cache is enabled on it; call disable_cache() on it"),
     ("_is_cached", "cache-dit or ParaAttention is enabled on it; call cache_dit.disable_cache(pipe), or load it anew,"),
@@ -27,6 +28,7 @@ def find_denoisers(target: Any, named: bool = False) -> dict[str, nn.Module]:
     parts = modules_in(target)
     if "" in parts:
         return {"": unwrap(parts[""])}
+    parts = {name: module for name, module in parts.items() if not name.startswith(BESIDE)}
     found = {name: unwrap(module) for name, module in parts.items() if _is_denoiser(module, named)}
     if not found:
         raise ValueError(

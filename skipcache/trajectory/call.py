@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from skipcache.blocks import Outline, outline_of, version
 from skipcache.trajectory.mark import Mark, is_plain
 
-PLAIN = frozenset({type(None), bool, int, float, str, torch.dtype, torch.device})
+WHOLE = frozenset({type(None), bool, int, str, torch.dtype, torch.device})
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Call:
         structure: shapes, dtypes, devices and nesting of all arguments, without values.
         signature: the structure, the values of plain Python leaves, autocast and inference mode. A graph is valid for
             one signature.
-        kind: the signature without the identities of objects. A wiring is valid for one kind.
+        kind: the signature without the identities of objects and numbers with a fraction. A wiring is valid for one.
         context: the lane's name by diffusers' `cache_context`, if there is one.
         sample_structure: the outlines of all samples.
         batch: of the sample.
@@ -47,7 +47,7 @@ class Call:
     signature: Hashable
     kind: Hashable = None
     context: str | None = None
-    sample_structure: Hashable = None
+    sample_structure: tuple[Hashable, ...] = ()
     batch: int = 0
     autocast: torch.dtype | None = None
     inference: bool = False
@@ -133,7 +133,7 @@ def _call(
     autocast = torch.get_autocast_dtype(device) if casts else None
     inference = torch.is_inference_mode_enabled()
     ambient = autocast, inference
-    plain = tuple(v for v in values if type(v) in PLAIN)
+    plain = tuple(v for v in values if type(v) in WHOLE)
     kind = (structure, plain, ambient)
     odd = len(plain) < len(values)
     signature = (structure, tuple(v if is_plain(v) else id(v) for v in values), ambient) if odd else kind

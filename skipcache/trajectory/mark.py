@@ -14,6 +14,7 @@ from skipcache.blocks import memory_of, on_host, outline_of, version
 
 IN_NUMPY = (torch.float16, torch.float32, torch.float64)
 MOST = 3  # values along one dimension that are looked at
+LEAST_NUMBERS = 8  # of a token, without which it has no direction
 
 
 def is_plain(value: Any) -> bool:
@@ -114,13 +115,17 @@ def _spread(shape: torch.Size) -> tuple[slice, ...]:
 
 
 def angle(before: Tensor, after: Tensor) -> Tensor:
-    """The largest angle between rows of two tensors of one shape, in radians, 0-d float32; the batch comes first.
+    """The largest angle between images of two tensors of one shape, in radians, 0-d float32; the batch comes first.
 
-    Two rows of zeros have angle 0, a row of zeros and another one a right angle.
+    Of (images, tokens, numbers) each token counts alike: a text encoder gives the first one a hundred times the norm of
+    the others, whatever the text. Two tokens of zeros have angle 0, one of zeros and another one a right angle.
     """
-    rows = before.shape[0] if before.ndim > 1 else 1
-    a, b = (x.detach().reshape(rows, -1).float() for x in (before, after))
-    norms = a.norm(dim=1), b.norm(dim=1)
-    cosine = (a * b).sum(1) / (norms[0] * norms[1]).clamp_min(torch.finfo(torch.float32).tiny)
-    cosine = torch.where((norms[0] == 0) & (norms[1] == 0), torch.ones_like(cosine), cosine)
+    if not before.numel():
+        return torch.zeros((), device=after.device)
+    images = before.shape[0] if before.ndim > 1 else 1
+    tokens = before.shape[1] if before.ndim == 3 and before.shape[2] >= LEAST_NUMBERS else 1
+    a, b = (x.detach().reshape(images, tokens, -1).float() for x in (before, after))
+    norms = a.norm(dim=2), b.norm(dim=2)
+    cosine = (a * b).sum(2) / (norms[0] * norms[1]).clamp_min(torch.finfo(torch.float32).tiny)
+    cosine = torch.where((norms[0] == 0) & (norms[1] == 0), torch.ones_like(cosine), cosine).mean(1)
     return torch.acos(cosine.clamp(-1, 1)).nan_to_num(math.pi).max()

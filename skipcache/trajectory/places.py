@@ -111,8 +111,7 @@ class Visit:
 
     def note(self, output: Any) -> None:
         """The model gave `output`, and the sampler goes on with it."""
-        if self.lane.seen is not None:
-            self.lane.seen.note(output)
+        self.lane.note(output)
 
 
 def view_of(

@@ -18,6 +18,7 @@ from skipcache.policies import Policy
 from skipcache.predictors import Predictor
 from skipcache.trajectory.cache import bytes_of
 from skipcache.trajectory.call import Call
+from skipcache.trajectory.lanes import Habits
 from skipcache.trajectory.places import ROUNDING, Fits, NewRun, Place, Repeat, Visit, nearest
 from skipcache.trajectory.time import Clock, Instant, SchedulerRun
 from skipcache.trajectory.trajectory import Trajectory
@@ -43,7 +44,7 @@ class Runs:
         self._ignored = ignored
         self._local = threading.local()
         self.named: dict[str, Trajectory] = {}
-        self._calls = 0
+        self._calls, self._habits = 0, Habits()
         self._threads: weakref.WeakSet[Thread] = weakref.WeakSet()
         self._lock = threading.RLock()
 
@@ -98,7 +99,7 @@ class Runs:
 
     def _named(self, word: Word) -> Trajectory:
         said = None if word.timesteps is None else SchedulerRun(None, word.timesteps)
-        return Trajectory(word.policy or self.policy, self.predictor, said=said, named=word.name)
+        return Trajectory(word.policy or self.policy, self.predictor, None, said, word.name, self._habits)
 
     def forget(self, name: str) -> None:
         """The named run has ended."""
@@ -212,7 +213,7 @@ class Runs:
             thread.clock.forget(instant.run)
             instant = instant.alone
         self._release(instant, thread)
-        return Trajectory(self.policy, self.predictor, place), instant
+        return Trajectory(self.policy, self.predictor, place, habits=self._habits), instant
 
     def _release(self, instant: Instant, thread: Thread) -> None:
         """A run begins at `instant`: those before it keep their features if they seem to go on beside it."""

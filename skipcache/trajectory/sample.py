@@ -42,6 +42,7 @@ RECENT = 4
 EXPLAINED = 0.2  # the part of the sample's square that must lie in the span where nothing is known of the sampler
 FEWEST = 32  # numbers of an image
 MANY = 8  # vectors of a span at most
+MOST_PAIRS = 64  # of images of two calls that are compared
 RIDGES = 1e-12 * np.eye(MANY)
 TINY = 1.2e-38  # the smallest number of float32
 
@@ -51,7 +52,8 @@ Rows = Any  # (images, numbers): an array for a tensor on the host, else a tenso
 class Seen:
     """One sample of one step, the outputs that the model gave for it in all lanes, and those of the step before.
 
-    All are copies: loops write to their tensors.
+    All are copies: loops write to their tensors. `beside` are those of calls of the step with other numbers of the same
+    images (LTX-2's pass of one half): the sampler goes on with their outputs too.
     """
 
     def __init__(self, samples: Sequence[Tensor], before: Seen | None) -> None:
@@ -60,6 +62,7 @@ class Seen:
         self._channels: int | None = None  # of the sample, that the model answers for where these are not all
         self.outputs: list[list[Rows]] = []
         self.before = before
+        self.beside: list[Seen] = []
         self._asked: tuple[list[Mark], Turn] | None = None  # what was asked last: lanes of one step ask the same
         if before is not None:
             before.before = None
@@ -76,6 +79,13 @@ class Seen:
     def is_of(self, samples: Sequence[Tensor]) -> bool:
         """The same sample; on a device this synchronises."""
         return self.fits(samples) and all(_equal(mine, _rows(x)) for mine, x in zip(self.rows, samples))
+
+    def join(self, other: Seen) -> None:
+        """`other` is of another call of this step. Where it may be of the same images, their outputs go together."""
+        images = [[shape[1:] for shape in one.shapes] for one in (self, other)]
+        if images[0] == images[1] and self.shapes != other.shapes and other not in self.beside:
+            self.beside.append(other)
+            other.beside.append(self)
 
     def note(self, output: Any) -> None:
         """The model gave `output`."""
@@ -105,6 +115,11 @@ class Seen:
             found.append(_only(x.reshape(shape), self._channels).reshape(x.shape))
         if partners is not None:
             found += [e[rows] for e in found[1:] for rows in partners]
+        for other in self.beside:
+            orders = _orders_of(x, other.rows[which])
+            found += [
+                e[rows] for outputs in other.outputs for e in outputs if e.shape[1:] == x.shape[1:] for rows in orders
+            ]
         return found if self.before is None else [*found, *self.before._span(which)]
 
     @cached_property
@@ -179,6 +194,15 @@ def _partners_of(x: Rows) -> list[list[int]] | None:
             if all(_equal(x[0], x[order[0]]) and _equal(x, x[order]) for order in orders):
                 return orders
     return None
+
+
+def _orders_of(x: Rows, others: Rows) -> list[list[int]]:
+    """Rows of `others` that hold the images of x: lists of one for each row of x; none where an image is missing."""
+    if len(x) * len(others) > MOST_PAIRS:
+        return []
+    equal = (x[:, None] == others[None]).all(-1).tolist()
+    held = [[i for i, same in enumerate(row) if same] for row in equal]
+    return [[rows[turn % len(rows)] for rows in held] for turn in range(max(map(len, held)))] if all(held) else []
 
 
 def _as_changes(e: Tensor, shape: torch.Size) -> list[Rows]:

@@ -15,11 +15,12 @@ from skipcache.blocks import Streams, on_host
 from skipcache.policies import Policy, reads_drift
 from skipcache.predictors import Predictor
 from skipcache.trajectory.call import Call
-from skipcache.trajectory.lanes import Found, Lane, Lanes
+from skipcache.trajectory.lanes import Found, Habits, Lane, Lanes
 from skipcache.trajectory.places import Fits, NewRun, OpenStep, Place, Repeat, Visit, view_of
 from skipcache.trajectory.processes import agreed
-from skipcache.trajectory.sample import ODD, RECENT, Turn
+from skipcache.trajectory.sample import Turn
 from skipcache.trajectory.time import Direction, Instant, SchedulerRun, direction, same_run
+from skipcache.trajectory.turns import Turns
 
 
 class Trajectory:
@@ -28,7 +29,7 @@ class Trajectory:
     Attributes:
         at: the step of the last call; None before the first.
         goes_on: it was called after another run had begun on its thread, or began at one time with that run.
-        turns: by how much its samples turned, at each step where that was measured.
+        turns: by how much its samples turned, at the last steps where that was measured.
         named, said: the client's name for it, and the timesteps that it gave. Its samples are then no evidence.
         used: a count of calls that grows, as it was at the last call.
     """
@@ -40,17 +41,17 @@ class Trajectory:
         begun: NewRun | None = None,
         said: SchedulerRun | None = None,
         named: str | None = None,
+        habits: Habits | None = None,
     ) -> None:
         self.policy, self.predictor = policy, predictor
-        self.lanes = Lanes(follows=reads_drift(policy))
+        self.lanes = Lanes(follows=reads_drift(policy), habits=habits)
         self.direction = Direction()
         self.at: OpenStep | None = None
         self.goes_on = False
         self.named, self.said = named, said
         self.used = 0
-        self.turns = [begun.turn] if begun is not None and begun.turn is not None else []
+        self.turns = Turns(begun)
         self._in_turns = begun is not None and begun.in_turns  # another run seems to be called in turns with this one
-        self._strict = begun is not None and begun.instead and begun.turn is None
         self._last_full = -1
 
     @property
@@ -75,7 +76,7 @@ class Trajectory:
         `since`: where other runs of the thread have come to since the last call of this one.
         """
         last = self.at
-        if last is None or not self.lanes.know_sample(call):
+        if last is None:
             return NewRun()
         instant, before = instant.after(last.instant), last.instant
         if before.run is not None and before.counts and not same_run(instant.run, before.run):
@@ -87,7 +88,9 @@ class Trajectory:
         if not same_run(instant.run, before.run):
             return NewRun()
         steps = self._ahead(instant, before, since)
-        return NewRun() if steps < 0 else self._fit(call, instant, last, steps)
+        if steps < 0 or (steps and not self.lanes.know_sample(call)):
+            return NewRun()
+        return self._fit(call, instant, last, steps)
 
     def _ahead(self, instant: Instant, last: Instant, since: Sequence[Instant]) -> int:
         """How many steps `instant` is after `last`; -1 for a turn back."""
@@ -123,14 +126,15 @@ class Trajectory:
             return self._again(call, found, instant, last)
         if instant.run is None and steps and not self.lanes.know_structure(call.structure):
             return NewRun()
-        return self._by_sample(call, found, instant, steps)
+        return self._by_sample(call, found, instant, last, steps)
 
-    def _by_sample(self, call: Call, found: Found, instant: Instant, steps: int) -> Place:
+    def _by_sample(self, call: Call, found: Found, instant: Instant, last: OpenStep, steps: int) -> Place:
         """The call, unless its sample belongs to another run."""
         turn = self._turn(call, found, instant)
-        if turn is not None and not self._goes_on(turn, instant):
+        if turn is not None and not self.turns.allow(call, turn, instant, last.instant):
             # At one time another sample with another text is a lane (areas of one image), else it is another run.
-            return self._instead(turn) if steps or found.lane is not None else Fits(instant, 0, found)
+            again = steps or found.lane is not None
+            return self.turns.instead(call, turn) if again else Fits(instant, 0, found)
         known = instant.position is not None and (found.is_same or found.is_equal)
         sure = turn is not None or (known and not self._in_turns)
         return Fits(instant, steps, found, None if turn is None else turn.size, sure)
@@ -149,8 +153,8 @@ class Trajectory:
             return Repeat(lane)
         if lane.sample is None or lane.sample.same(call.sample_mark):
             return new
-        if turn is not None and not self._goes_on(turn, instant):
-            return NewRun(instead=last.before >= 0 or self._strict)
+        if turn is not None and not self.turns.allow(call, turn, instant, last.instant):
+            return NewRun(instead=last.before >= 0 or self.turns.strict)
         on = Fits(instant, 1, found, None if turn is None else turn.size, turn is not None)
         if instant.run is not None and instant.position is not None:
             if instant.counted or not instant.run.repeats(instant.position):
@@ -167,20 +171,6 @@ class Trajectory:
         turns = [x.turn(call.samples) for x in seen if x.tells and x.fits(call.samples)]
         return min(turns, key=lambda turn: turn.size) if turns else None
 
-    def _goes_on(self, turn: Turn, instant: Instant) -> bool:
-        """Rising timesteps, too, are those of samplers that draw no noise (flow models, inversion)."""
-        assert self.at is not None
-        run, last = instant.run, self.at.instant
-        if run is not None and not run.is_linear:
-            return turn.fits([], self._strict)  # it may clip
-        calm = run is not None or direction(last.timesteps, instant.timesteps) == 1
-        return turn.fits(self.turns, self._strict, calm)
-
-    def _instead(self, turn: Turn) -> NewRun:
-        """Where a run whose samples went on has turned more than before, the new run knows by how much."""
-        known = bool(self.turns) and not self._strict and turn.size <= ODD
-        return NewRun(instead=True, turn=turn.size if known else None)
-
     # Taking a call in
 
     def enter(self, call: Call, place: Fits | NewRun, instant: Instant) -> Visit:
@@ -190,9 +180,9 @@ class Trajectory:
         instant = instant.after(None) if fits is None else fits.instant
         lane = None if fits is None else self.lanes.settle(call, fits.found)
         opens = steps > 0 or self.at is None
-        if fits is not None and opens and fits.turn is not None:
-            self.turns = [*self.turns[1 - RECENT :], fits.turn]
         at = self._open_step(instant, steps) if opens or self.at is None else self.at
+        if fits is not None and fits.turn is not None and not self.lanes.saw(call, at.index):
+            self.turns.note(call, fits.turn)
         full = self._decide(call, at, lane, opens)
         lane = lane or self.lanes.add(call)
         lane.enter(

@@ -8,14 +8,15 @@ from tests.models.sampling import build, equal, first, inputs
 
 
 def controlled(model, steps=7, as_list=True):
-    """A run with a residual for every branch, new at every step as a ControlNet's are."""
+    """A run with a residual for every branch, new at every step and near the last one, as a ControlNet's are."""
     kwargs, x_name, t_name = inputs("hunyuan_dit", model)
     x, generator, outputs = kwargs.pop(x_name), torch.Generator().manual_seed(0), []
     joined = [block for block in model.blocks if block.skip_linear is not None]
     width = joined[0].skip_linear.out_features
     tokens = (x.shape[-1] // model.config.patch_size) * (x.shape[-2] // model.config.patch_size)
+    bases = [torch.randn(len(x), tokens, width, generator=generator) for _ in joined]
     for t in torch.linspace(950, 50, steps):
-        controls = [torch.randn(len(x), tokens, width, generator=generator) for _ in joined]
+        controls = [base + 0.2 * torch.randn(base.shape, generator=generator) for base in bases]
         given = list(controls) if as_list else tuple(controls)
         with torch.no_grad():
             output = model(**{x_name: x, t_name: t.expand(len(x)), **kwargs}, controlnet_block_samples=given)

@@ -106,7 +106,6 @@ def test_a_prompt_that_is_swapped_makes_a_full_step(swapped_after, named):
             assert torch.equal(got, call(plain, x, t, text)), i
 
 
-@pytest.mark.xfail(strict=True, reason="what changed twice is taken for what always changes")
 @pytest.mark.filterwarnings("ignore:skipcache caches nothing")
 @pytest.mark.parametrize("engine", ENGINES)
 @torch.no_grad()

@@ -27,10 +27,6 @@ def areas(model, steps=STEPS):
     return x
 
 
-OWN = pytest.mark.xfail(strict=True, reason="what other shapes gave is no part of what a sample may go on from")
-
-
-@OWN
 @pytest.mark.parametrize("engine", ENGINES)
 @torch.no_grad()
 def test_areas_of_one_image(engine):
@@ -90,7 +86,6 @@ def ltx2(pipe, passes, steps=STEPS):
     return samples[0]
 
 
-@OWN
 @pytest.mark.filterwarnings("ignore:skipcache caches nothing")
 @pytest.mark.parametrize("passes", [tuple(PASSES), tuple(PASSES)[::2]], ids=len)
 def test_passes_of_ltx2(passes):
@@ -106,3 +101,38 @@ def test_passes_of_ltx2(passes):
         assert not wrong(log) and count(log, "cached") == len(passes) * 4
         assert (skipcache.report(pipe).cached_steps, skipcache.report(pipe).reasons) == (4, ())
     assert torch.equal(*outputs)
+
+
+def crops(model, kind, steps=20):
+    """The whole image, and a crop of it by another call."""
+    x, texts = noise(side=8, batch=1), [torch.zeros(1), torch.ones(1)]
+    for t in torch.linspace(950, 50, steps):
+        e = torch.zeros_like(x)
+
+        def call(name, y, which=0, t=t):
+            crops.now = name
+            return model(y, t.expand(len(y)), text=texts[which])
+
+        if kind == "crop first":
+            e[..., :4, :4] += call("crop", x[..., :4, :4], 1)
+        e += call("whole", x)
+        if kind in ("one text", "three"):
+            e[..., :4, :4] += call("crop", x[..., :4, :4].clone())
+        if kind == "three":
+            e[..., 2:, :] += call("rest", x[..., 2:, :])
+        if kind == "one of both":
+            cond, uncond = call("both", torch.cat([x, x])).chunk(2)
+            e = cond + 4 * (cond - uncond) + 3 * (cond - call("crop", x, 1))
+        x = x - e / steps
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("kind", "calls"), [("crop first", 2), ("one text", 2), ("three", 3), ("one of both", 3)])
+@torch.no_grad()
+def test_twenty_steps_of_several_shapes(kind, calls, engine):
+    model = skipcache.accelerate(tiny(), interval=3, engine=engine)
+    with watched(lambda: crops.now) as log:
+        crops(model, kind)
+    assert not wrong(log)
+    assert count(log, "cached") == 13 * calls
+    assert skipcache.report(model).full_at == tuple(range(0, 20, 3))

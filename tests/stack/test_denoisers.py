@@ -93,3 +93,9 @@ def test_a_model_without_a_stack_of_its_own_needs_one_by_hand():
 def test_what_is_neither_a_module_nor_a_pipeline_is_refused(target):
     with pytest.raises(TypeError, match=r"an nn\.Module or a pipeline that holds one, got"):
         find_denoisers(target)
+
+
+def test_a_controlnet_beside_the_denoiser_is_left_alone():
+    """It has blocks and a timestep, and hands out what each of its blocks returns."""
+    pipe = SimpleNamespace(controlnet=Denoiser(), transformer=Denoiser())
+    assert find_denoisers(pipe) == {"transformer": pipe.transformer}

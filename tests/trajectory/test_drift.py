@@ -136,7 +136,7 @@ def test_one_look_per_step_and_none_for_static_policies(monkeypatch):
         looks.append(len(drifts := list(drifts)))
         return farthest(drifts)
 
-    monkeypatch.setattr("skipcache.trajectory.lanes.farthest", spy)
+    monkeypatch.setattr("skipcache.trajectory.lanes.lanes.farthest", spy)
     pipe = skipcache.accelerate(wan(), policy=Threshold(0.3))
     run_wan(pipe)
     assert looks == [2] * 6

@@ -177,7 +177,7 @@ def test_to_place_a_call_changes_nothing():
     assert [type(place) for place in places] == [Fits, Repeat, NewRun, NewRun]
     assert places[0].steps == 1 and places[0].turn < 1e-3 and places[0].lane is lanes[0]
     assert places[2].instead and not places[3].instead, "the sample alone was not the run's"
-    assert run.at is at and run.lanes.all == lanes and run.turns == []
+    assert run.at is at and run.lanes.all == lanes and run.turns.of(called(900, text, x=x)[0]) == []
 
 
 def test_nothing_fits_a_run_that_has_not_begun():

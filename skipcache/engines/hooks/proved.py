@@ -24,7 +24,8 @@ class Proved:
     """The wirings of one model. Where the model's state has changed, what was proved before says nothing.
 
     A forward's own Python runs on every step, so that objects among the arguments (ComfyUI hands new ones to each
-    call) are no part of the key. What they change inside the forward is checked on each step.
+    call) and numbers with a fraction (how far a run has come) are no part of the key. What they change inside the
+    forward is checked on each step.
     """
 
     def __init__(self) -> None:

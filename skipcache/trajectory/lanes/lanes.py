@@ -3,73 +3,25 @@
 A call takes the lane whose conditioning it shares: the same memory, not written to since, or else equal values in a
 lane that was not called at this step yet. The model's state must be the same: a pass through perturbed blocks has equal
 conditioning too. Conditioning that changes on every call (a ControlNet's residuals) is found out at the second step at
-which no lane has it. From then on the other tensors decide. Where none is left, the order of calls does, as long as the
-conditioning changes a little only: another text on each step is another lane on each step.
+which no lane has it, in later runs at the first. From then on the other tensors decide. Where none is left, the order
+of calls does. Either way the conditioning must change a little only: another text on each step is another lane on each
+step, beside a pooled one that stays too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from skipcache.blocks import on_host
-from skipcache.trajectory.cache import FeatureCache
 from skipcache.trajectory.call import Call
 from skipcache.trajectory.drift import farthest
-from skipcache.trajectory.evidence import Evidence
-from skipcache.trajectory.mark import Mark, angle
+from skipcache.trajectory.lanes.evidence import Evidence, Habits
+from skipcache.trajectory.lanes.lane import Lane, decide, telling
 from skipcache.trajectory.sample import Seen
 
 MAX_LANES = 8
-LITTLE = 0.8  # radians; two texts are nearly orthogonal, as two noises are
-
-
-@dataclass(eq=False)
-class Lane:
-    """Who is called: the model's state, the conditioning and the sample at the last call, and the step of it.
-
-    `cache` is what it holds. `seen`: what its next sample may go on from, where samples are read.
-    """
-
-    context: str | None
-    structure: Hashable
-    samples: Hashable
-    state: Hashable
-    conditioning: tuple[Mark, ...]
-    cache: FeatureCache
-    step: int = -1
-    sample: Mark | None = None
-    seen: Seen | None = None
-
-    @classmethod
-    def of(cls, call: Call, follows: bool = False) -> Lane:
-        return cls(call.context, call.structure, call.sample_structure, call.state, call.marks, FeatureCache(follows))
-
-    def enter(self, call: Call, step: int, seen: Seen | None = None) -> None:
-        """The lane is called at `step`."""
-        self.conditioning, self.sample, self.step, self.seen = call.marks, call.sample_mark, step, seen
-
-    def is_near(self, call: Call, leaves: Iterable[int]) -> bool:
-        """All of these leaves, tensors, have turned by a little only since the lane's last call."""
-        for i in leaves:
-            before, after = self.conditioning[i].as_it_was, call.conditioning[i]
-            if before is None or not isinstance(after, Tensor) or float(angle(before, after)) > LITTLE:
-                return False
-        return True
-
-    def is_repeated_by(self, call: Call) -> bool:
-        """The call has the lane's sample and conditioning: the same ones, or equal ones where they can be read."""
-        if (self.context, self.structure) != (call.context, call.structure) or self.sample is None:
-            return False
-        leaves = range(len(call.conditioning))
-        return self.sample.same_or_equal(call.sample_mark) and not self.misses(call, leaves, on_host(call.sample))
-
-    def misses(self, call: Call, leaves: Iterable[int], by_value: bool = False) -> set[int]:
-        """Those of `leaves`, indices into the call's conditioning, that are not this lane's."""
-        before, now = self.conditioning, call.marks
-        return {i for i in leaves if not (before[i].same(now[i]) or (by_value and before[i].equal(now[i])))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +47,10 @@ class Found:
 class Lanes:
     """The lanes of one trajectory."""
 
-    def __init__(self, follows: bool = False) -> None:
+    def __init__(self, follows: bool = False, habits: Habits | None = None) -> None:
         self.all: list[Lane] = []
         self._follows = follows
+        self._habits = Habits() if habits is None else habits
         self._crowded = False
         self._evidence: dict[Hashable, Evidence] = {}
 
@@ -107,6 +60,7 @@ class Lanes:
 
     def settle(self, call: Call, found: Found) -> Lane | None:
         self._evidence[call.structure] = found.evidence
+        self._habits.note(call.structure, found.evidence)
         if found.gone:
             self.all = [lane for lane in self.all if lane not in found.gone]
         for lane in found.untrusted:
@@ -118,47 +72,51 @@ class Lanes:
 
         A lane that is at `step` was called there; `last_step` is the one before, -1 at the first step.
         """
-        evidence = self._evidence.get(call.structure) or Evidence()
-        known = self._like(call)
-        leaves = set(range(len(call.conditioning)))
+        evidence, known, leaves = self._known(call), self._like(call), telling(call)
         proven = evidence.with_proven(leaves if last_step >= 0 else set())
         for lane in known:
             if not lane.misses(call, leaves):
                 return Found(lane, proven, is_same=True)
         waiting = [lane for lane in known if lane.step != step]
         if self._crowded:
-            return Found(_by_value(call, waiting, Evidence()), evidence)
-        equal = _by_value(call, waiting, evidence)
-        if equal is not None:
+            return Found(_only(_alike(call, waiting, leaves)), evidence)
+        equal = _only(_alike(call, waiting, leaves - evidence.volatile))
+        if equal is not None and equal.is_near(call, evidence.volatile):
             return Found(equal, evidence.with_proven(leaves - evidence.volatile), is_equal=not evidence.volatile)
         return self._without_volatile(call, waiting, evidence, last_step)
 
     def find_again(self, call: Call, step: int, found: Found) -> Found:
         """`found`, or a lane that was called at `step` with equal conditioning, which clients may rebuild each time."""
-        called = [lane for lane in self._like(call) if lane.step == step]
-        lane = _by_value(call, called, self._evidence.get(call.structure) or Evidence())
-        return found if lane is None else replace(found, lane=lane, is_equal=True)
+        called, volatile = [lane for lane in self._like(call) if lane.step == step], self._known(call).volatile
+        lane = _only(_alike(call, called, telling(call) - volatile))
+        return replace(found, lane=lane, is_equal=True) if lane is not None and lane.is_near(call, volatile) else found
+
+    def _known(self, call: Call) -> Evidence:
+        return self._evidence.get(call.structure) or self._habits.of(call.structure)
 
     def _without_volatile(self, call: Call, waiting: list[Lane], evidence: Evidence, last_step: int) -> Found:
         """No lane has this conditioning: it is new, or some of its leaves change on every call."""
-        leaves = set(range(len(call.conditioning)))
+        leaves = telling(call)
         if last_step < 0:
             return Found(None, evidence)
         if not waiting:
             # One call more than there were lanes: any of them may be the new one, and have been given another's lane.
-            doubtful = () if _decide(call, leaves - evidence.volatile) else self._behind_nothing(call)
+            doubtful = () if decide(call, leaves - evidence.volatile) else self._behind_nothing(call)
             return Found(None, evidence, untrusted=doubtful)
         missed = set.intersection(*(lane.misses(call, leaves - evidence.volatile, by_value=True) for lane in waiting))
-        after = evidence.with_misses(missed, last_step)
+        moving = {i for i in missed if any(lane.goes_on(call, i) for lane in waiting)}
+        after = evidence.with_misses(missed, last_step, moving)
         found_out = len(after.volatile) > len(evidence.volatile)
         lagging = tuple(lane for lane in waiting if lane.step < last_step)
         recent = [lane for lane in waiting if lane.step == last_step]
         gone = lagging if after.volatile else ()
-        if _decide(call, leaves - after.volatile):
-            lane = _by_value(call, recent, after) if found_out else None
-            known = after if lane is None else after.with_proven(leaves - after.volatile)
-            return Found(lane, known, gone)
-        if not recent or recent[0].misses(call, leaves - after.volatile) or not recent[0].is_near(call, after.volatile):
+        if decide(call, leaves - after.volatile):
+            alike = _alike(call, recent, leaves - after.volatile) if after.volatile else []
+            lane = _only(alike)
+            if lane is None or not found_out or not lane.is_near(call, after.volatile):
+                return Found(None, after, (*gone, *alike))  # the call is a lane in their place
+            return Found(lane, after.with_proven(leaves - after.volatile), gone)
+        if not recent or recent[0].misses(call, leaves - after.volatile) or not _moves(recent[0], call, after.volatile):
             return Found(None, after, gone)
         # The order of calls is all that is left. Where their number has changed it says nothing: one full step for all.
         doubtful = tuple(recent) if lagging and not found_out else ()
@@ -180,6 +138,10 @@ class Lanes:
         """Some lane has samples of these shapes, dtypes and devices."""
         return any(lane.samples == call.sample_structure for lane in self.all)
 
+    def saw(self, call: Call, step: int) -> bool:
+        """A lane with samples of these shapes was called at `step`."""
+        return any(lane.step == step and lane.samples == call.sample_structure for lane in self.all)
+
     def seen_by(self, lane: Lane | None, steps: tuple[int, ...]) -> list[Seen]:
         """What the next sample of `lane` may go on from; of any lane, where it was not called at one of `steps`."""
         lanes = self.all if lane is None or lane.step not in steps else [lane]
@@ -194,7 +156,11 @@ class Lanes:
             same = len(call.samples) == 1 and other.sample.same(call.sample_mark)
             if same or (read and other.seen.is_of(call.samples)):
                 return other.seen
-        return Seen(call.samples, lane.seen)
+        seen = Seen(call.samples, lane.seen)
+        for other in self.all if read else ():
+            if other is not lane and other.step == step and other.seen is not None:
+                seen.join(other.seen)
+        return seen
 
     def add(self, call: Call) -> Lane:
         """A new lane. Of more than eight, the one that was called longest ago goes.
@@ -225,15 +191,15 @@ class Lanes:
         return [x for lane in self.all for x in lane.cache.tensors]
 
 
-def _by_value(call: Call, waiting: list[Lane], evidence: Evidence) -> Lane | None:
-    """The lane that has equal values of all leaves that are not volatile; None where two have."""
-    steady = set(range(len(call.conditioning))) - evidence.volatile
-    if not _decide(call, steady):
-        return None
-    fitting = [lane for lane in waiting if not lane.misses(call, steady, by_value=True)]
-    return fitting[0] if len(fitting) == 1 else None
+def _alike(call: Call, lanes: list[Lane], leaves: set[int]) -> list[Lane]:
+    """The lanes that have equal values of these leaves, where there is a tensor among them."""
+    return [lane for lane in lanes if not lane.misses(call, leaves, by_value=True)] if decide(call, leaves) else []
 
 
-def _decide(call: Call, leaves: Iterable[int]) -> bool:
-    """These leaves tell lanes apart: there is a tensor among them. Plain values are shared by all lanes."""
-    return any(isinstance(call.conditioning[i], Tensor) for i in leaves)
+def _only(lanes: list[Lane]) -> Lane | None:
+    return lanes[0] if len(lanes) == 1 else None
+
+
+def _moves(lane: Lane, call: Call, leaves: set[int]) -> bool:
+    """All of these leaves are tensors that have changed a little only."""
+    return all(isinstance(call.conditioning[i], Tensor) for i in leaves) and lane.is_near(call, leaves)

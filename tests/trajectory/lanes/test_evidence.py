@@ -1,6 +1,6 @@
 """What calls show of their conditioning: what stays, and what changes on every call."""
 
-from skipcache.trajectory.evidence import Evidence
+from skipcache.trajectory.lanes import Evidence
 
 
 def known(evidence):
