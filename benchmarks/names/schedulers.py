@@ -11,7 +11,18 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpm++": ("DPMSolverMultistepScheduler", {}),
     "euler": ("EulerDiscreteScheduler", {}),
     "heun": ("HeunDiscreteScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
 }
+SHIFT = 3.0  # of the noise levels towards noise, as Stable Diffusion 3 has it
+# The same for models of rectified flow.
+FLOW_SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "euler": ("FlowMatchEulerDiscreteScheduler", {"shift": SHIFT}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"use_flow_sigmas": True, "flow_shift": SHIFT}),
+    "unipc": ("UniPCMultistepScheduler", {"use_flow_sigmas": True, "flow_shift": SHIFT}),
+    "heun": ("FlowMatchHeunDiscreteScheduler", {"shift": SHIFT}),
+}
+FLOW = "flow_prediction"  # what such a model predicts, as a prediction_type
+FLOW_STEPS = 28
 STOCHASTIC = ("ddpm",)  # another number of steps draws other noise: samples cannot be compared one by one
 TRAIN_STEPS = 1000
 BETAS = (1e-4, 0.02)  # linear, as in DDPM (arXiv 2006.11239) and as diffusers' schedulers have it by default
