@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from skipcache.benchmarks.cli.main import main
-from skipcache.benchmarks.names.models import TRAINABLE
+from skipcache.benchmarks.names.models import REFERENCES, TRAINABLE
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from skipcache.benchmarks.names.models import TRAINABLE
         (["--device", "abacus"], "--device: expected one torch can use, got 'abacus'"),
         (
             ["--model", "dit"],
-            "expected one of dit-digits, dit-digits-skip, dit-digits-add, pixart-shapes, latte-digits, mmdit-emoji, got 'dit'",
+            f"expected one of {', '.join(REFERENCES)}, got 'dit'",
         ),
         (["--beside", "dit-digits"], "--beside: expected another model than --model"),
         (["--beside", "dit"], "expected one of dit-digits"),
