@@ -67,7 +67,7 @@ class ReferencePreset:
         return 32
 
     def scheduler(self) -> Any:
-        return make_scheduler("ddim", self.reference.prediction)
+        return make_scheduler(self.reference.usual_scheduler, self.reference.prediction)
 
     def build(self, device: torch.device, dtype: torch.dtype, small: bool) -> nn.Module:
         return nn.Module.to(self.reference.load(), device, dtype).eval().requires_grad_(False)
@@ -79,7 +79,8 @@ class ReferencePreset:
         data = self.reference.data()
         labels = balanced(batch, data.classes)
         labels[(batch + 1) // 2 :] = data.classes
-        noise = torch.randn(batch, *data.samples.shape[1:], generator=torch.Generator().manual_seed(0))
+        shape = self.reference.latent_shape or data.samples.shape[1:]
+        noise = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
         return noise.to(model.device), _to(data.conditions(labels), model.device, model.dtype)
 
 

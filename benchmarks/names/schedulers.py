@@ -12,7 +12,18 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "euler": ("EulerDiscreteScheduler", {}),
     "unipc": ("UniPCMultistepScheduler", {}),
     "heun": ("HeunDiscreteScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
 }
+SHIFT = 3.0  # of the noise levels towards noise, as Stable Diffusion 3 has it
+# The same for models of rectified flow.
+FLOW_SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "euler": ("FlowMatchEulerDiscreteScheduler", {"shift": SHIFT}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"use_flow_sigmas": True, "flow_shift": SHIFT}),
+    "unipc": ("UniPCMultistepScheduler", {"use_flow_sigmas": True, "flow_shift": SHIFT}),
+    "heun": ("FlowMatchHeunDiscreteScheduler", {"shift": SHIFT}),
+}
+FLOW = "flow_prediction"  # what such a model predicts, as a prediction_type
+FLOW_STEPS = 28
 STOCHASTIC = ("ddpm",)  # another number of steps draws other noise: samples cannot be compared one by one
 USUAL_STEPS = {"ddim": 50, "ddpm": 50, "dpm++": 20, "unipc": 20}  # those that `skipcache default` compares
 TRAIN_STEPS = 1000

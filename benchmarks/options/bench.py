@@ -48,10 +48,13 @@ class BenchSettings(Checked):
         super().__post_init__()
         if self.beside == self.model:
             raise ValueError(f"--beside: expected another model than --model, got {self.model!r} twice; try none")
+        for model in filter(None, (self.model, self.beside)):
+            shared.check_scheduler(model, self.scheduler)
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> BenchSettings:
         """The skip model stands beside its plain one, where both can run; beside others, nothing."""
         head, tail = given.get("keep", cls.keep)
         fits = given.get("model", cls.model) == cls.model and "weights" not in given and head == tail >= 1
-        return cls(**{"beside": cls.beside if fits else None, **given})
+        usual = shared.usual(given.get("model", cls.model))
+        return cls(**{"beside": cls.beside if fits else None, **usual, **given})

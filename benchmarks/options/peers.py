@@ -22,7 +22,9 @@ class PeersSettings(Checked):
     model: str = shared.model()
     weights: Path | None = shared.weights()
     scheduler: str = shared.scheduler()
-    steps: int = shared.steps(least=4, why="fewer leave no room for three speedups", shown="50; 20 for dpm++")
+    steps: int = shared.steps(
+        least=4, why="fewer leave no room for three speedups", shown="50; 28 for models of flow; 20 for dpm++"
+    )
     guidance: float = shared.guidance()
     batch: int = shared.batch(12, "images per run")
     targets: tuple[float, ...] = option((1.5, 2.2, 3.0), "speedups by FLOPs to tune for", check=several)
@@ -35,6 +37,7 @@ class PeersSettings(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        shared.check_scheduler(self.model, self.scheduler)
         if max(self.seeds) >= CALIBRATION_SEED:
             raise ValueError(
                 f"--seeds: expected numbers below {CALIBRATION_SEED}, from which on methods are tuned, "
@@ -46,4 +49,4 @@ class PeersSettings(Checked):
     @classmethod
     def of(cls, given: dict[str, Any]) -> PeersSettings:
         steps = FEW_STEPS.get(given.get("scheduler", cls.scheduler), cls.steps)
-        return cls(**{"steps": steps, **given})
+        return cls(**{"steps": steps, **shared.usual(given.get("model", cls.model)), **given})

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from skipcache.benchmarks.names.models import REFERENCES
+from skipcache.benchmarks.names.models import FLOWS, REFERENCES
 from skipcache.benchmarks.names.predictors import PREDICTORS
-from skipcache.benchmarks.names.schedulers import SCHEDULERS, TRAIN_STEPS
+from skipcache.benchmarks.names.schedulers import FLOW_SCHEDULERS, FLOW_STEPS, SCHEDULERS, TRAIN_STEPS
 from skipcache.benchmarks.options.checks import a_folder, a_weights_file, both_ends, several
 from skipcache.benchmarks.options.option import option
 
@@ -32,7 +32,20 @@ def steps(default: int = 50, least: int = 2, why: str = "one step leaves nothing
 
 
 def scheduler() -> Any:
-    return option("ddim", "sampler", choices=tuple(SCHEDULERS))
+    return option("ddim", "sampler", choices=tuple(SCHEDULERS), shown=f"ddim; euler for {' '.join(FLOWS)}")
+
+
+def usual(model: str) -> dict[str, Any]:
+    """The sampler and its steps where a model has others than the rest."""
+    return {"scheduler": "euler", "steps": FLOW_STEPS} if model in FLOWS else {}
+
+
+def check_scheduler(model: str, scheduler: str) -> None:
+    if model in FLOWS and scheduler not in FLOW_SCHEDULERS:
+        raise ValueError(
+            f"--scheduler: expected one of {', '.join(FLOW_SCHEDULERS)}, which know the rectified flow of {model}, "
+            f"got {scheduler!r}"
+        )
 
 
 def guidance() -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from skipcache.benchmarks.names.models import JUDGES, REFERENCES
+from skipcache.benchmarks.names.models import TRAINABLE
 from skipcache.benchmarks.options import shared
 from skipcache.benchmarks.options.checks import Checked
 from skipcache.benchmarks.options.option import option, positional
@@ -15,7 +15,7 @@ from skipcache.benchmarks.options.option import option, positional
 class TrainSettings(Checked):
     """A reference model, trained from scratch."""
 
-    model: str = positional("a reference denoiser, or a judge of samples", choices=(*REFERENCES, *JUDGES))
+    model: str = positional("a reference denoiser, a judge of samples, or an autoencoder", choices=TRAINABLE)
     seed: int = option(0, "of the first weights and of every batch")
     steps: int | None = option(
         None,

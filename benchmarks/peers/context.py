@@ -40,8 +40,8 @@ def _turned(value: Any) -> Any:
     return torch.cat(value.chunk(2)[::-1]) if isinstance(value, Tensor) else value
 
 
-class Resetting(ReferencePipeline):
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+class Resetting(diffusers.DiffusionPipeline):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return super().__call__(*args, **kwargs)
         finally:
@@ -50,7 +50,7 @@ class Resetting(ReferencePipeline):
 
 def cached_pipeline(task: Task, mixin: type = InContext) -> ReferencePipeline:
     """With a denoiser of a class of its own, so that no class that others use is touched."""
-    pipe = task.pipe(Resetting)
+    pipe: ReferencePipeline = task.pipe_of_class("Resetting", (Resetting,))
     cls = type(pipe.transformer)
     pipe.transformer.__class__ = type(cls.__name__, (mixin, cls), {})
     return pipe

@@ -21,12 +21,19 @@ def dbcache(task: Task, calibrator: str | None, **config: Any) -> ReferencePipel
     import cache_dit
 
     _quiet()
-    name = type(task.model).__name__.partition("Transformer")[0] + "Pipeline"  # DiTPipeline
-    pipe = task.pipe(type(name, (ReferencePipeline,), {}))
+    pipe: ReferencePipeline = task.pipe_of_class(_name_in_diffusers(task))
     kind = {"taylorseer": cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=1), None: None}[calibrator]
     steps = cache_dit.DBCacheConfig(Fn_compute_blocks=FIRST, Bn_compute_blocks=0, **config)
     cache_dit.enable_cache(pipe, cache_config=steps, calibrator_config=kind)
     return pipe
+
+
+def _name_in_diffusers(task: Task) -> str:
+    """Of the pipeline: that which the task's is derived from, or DiTPipeline, of a DiTTransformer2DModel."""
+    ours = type(task.plain)
+    bases = (cls.__name__ for cls in ours.__mro__ if cls.__module__.startswith("diffusers.pipelines."))
+    base = next(bases, "DiffusionPipeline")
+    return base if base != "DiffusionPipeline" else type(task.model).__name__.partition("Transformer")[0] + "Pipeline"
 
 
 def _quiet() -> None:

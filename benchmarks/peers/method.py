@@ -60,6 +60,7 @@ class Task:
     data: Data
     settings: PeersSettings
     prediction: str = "epsilon"  # of the model, as a scheduler's prediction_type
+    make: Callable[[nn.Module, Any], Any] = ReferencePipeline  # a pipeline of a model and a scheduler
     work: dict[str, Work] = field(default_factory=dict)  # of calibration runs, by `key_of`
 
     def __post_init__(self) -> None:
@@ -79,11 +80,17 @@ class Task:
         timesteps: list[float] = scheduler.timesteps.tolist()
         return timesteps
 
-    def pipe(self, cls: Callable[..., ReferencePipeline] = ReferencePipeline) -> ReferencePipeline:
+    def pipe(self) -> Any:
         """On a copy of the modules over the same weights: methods patch modules, and leave things behind."""
         weights = (*self.model.parameters(), *self.model.buffers())
         model = copy.deepcopy(self.model, {id(weight): weight for weight in weights})
-        return cls(model, make_scheduler(self.settings.scheduler, self.prediction))
+        return self.make(model, make_scheduler(self.settings.scheduler, self.prediction))
+
+    def pipe_of_class(self, name: str, mixins: tuple[type, ...] = ()) -> Any:
+        """Of a class of its own, so that no class that others use is touched."""
+        pipe = self.pipe()
+        pipe.__class__ = type(name, (*mixins, type(pipe)), {})
+        return pipe
 
     def run(self, pipe: ReferencePipeline, seed: int, steps: int | None = None) -> Tensor:
         return self._sample(pipe, self.labels, seed, steps)

@@ -37,7 +37,7 @@ def run_peers(settings: PeersSettings, console: Console) -> Path:
     use_threads(settings.threads)
     reference = find_reference(settings.model)
     methods = find_methods(settings.methods)
-    task = Task(reference.load(settings.weights), reference.data(), settings, reference.prediction)
+    task = Task(reference.load(settings.weights), reference.data(), settings, reference.prediction, reference.pipe)
     settings.out.mkdir(parents=True, exist_ok=True)
     with _progress(console) as show, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # other libraries warn of themselves

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from skipcache.benchmarks.names.models import JUDGES, REFERENCES
+from skipcache.benchmarks.names.models import AUTOENCODERS, JUDGES, REFERENCES, TRAINABLE
 from skipcache.benchmarks.references.reference import Reference
 from skipcache.benchmarks.training.task import Task
 
@@ -18,13 +18,14 @@ def find_reference(name: str) -> Reference:
 
 
 def find_task(name: str) -> Task:
-    """The task that trains a reference or a judge."""
-    if name in JUDGES:
-        task: Task = _module(f"judges.{JUDGES[name]}").task()
-        return task
-    if name not in REFERENCES:
-        raise ValueError(f"expected one of {', '.join([*REFERENCES, *JUDGES])}, got {name!r}")
-    return find_reference(name).task()
+    """The task that trains a reference, a judge or an autoencoder."""
+    if name in REFERENCES:
+        return find_reference(name).task()
+    modules = {**AUTOENCODERS, **{judge: f"judges.{module}" for judge, module in JUDGES.items()}}
+    if name not in modules:
+        raise ValueError(f"expected one of {', '.join(TRAINABLE)}, got {name!r}")
+    task: Task = _module(modules[name]).task()
+    return task
 
 
 def _module(name: str) -> ModuleType:

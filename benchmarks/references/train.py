@@ -50,6 +50,7 @@ def _run_stage(task: Task, out: Path, seed: int, console: Console) -> tuple[nn.M
     if checkpoint.exists():
         console.print(f"going on from {checkpoint}", highlight=False)
     model = _train_with_progress(task, checkpoint, seed, console)
+    model = model if task.finish is None else task.finish(model)
     if is_first():
         scores = task.score(model)
         settings = {"name": task.name, "seed": seed, "recipe": asdict(task.recipe), "torch": torch.__version__}

@@ -1,5 +1,5 @@
-"""The loss of a denoiser: DDPM's (arXiv 2006.11239), or that of v (arXiv 2202.00512), with conditions dropped at
-random for guidance (arXiv 2207.12598).
+"""The loss of a denoiser: DDPM's (arXiv 2006.11239), that of v (arXiv 2202.00512), or that of rectified flow
+(arXiv 2209.03003), with conditions dropped at random for guidance (arXiv 2207.12598).
 """
 
 from __future__ import annotations
@@ -36,5 +36,30 @@ def denoising_loss(
         predicted = model(noisy, timestep=t, **data.conditions(labels), return_dict=False)[0]
         target = noise if prediction == "epsilon" else a.sqrt() * noise - (1 - a).sqrt() * clean
         return (predicted - target).square().mean()
+
+    return loss
+
+
+def flow_loss(
+    clean: Tensor, labels: Tensor, data: Data, drop: float = 0.1
+) -> Callable[[nn.Module, torch.Generator, int], Tensor]:
+    """Mean squared error of the predicted velocity, noise - clean, on the straight line between the two.
+
+    The noise levels are logit-normal, as in Stable Diffusion 3 (arXiv 2403.03206), and spread evenly over their
+    distribution. `clean` are the samples, or latents of them, and `labels` their classes in `data`.
+    """
+
+    def loss(model: nn.Module, generator: torch.Generator, batch: int) -> Tensor:
+        index = torch.randint(len(clean), (batch,), generator=generator)
+        uniform = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
+        sigma = torch.special.ndtri(uniform.clamp(1e-4, 1 - 1e-4)).sigmoid()  # (batch,)
+        dropped = torch.rand(batch, generator=generator) < drop
+        asked = labels[index].masked_fill(dropped, data.classes)
+        noise = torch.randn(clean[index].shape, generator=generator)
+        velocity = noise - clean[index]
+        noisy = clean[index] + sigma.view(-1, *[1] * (clean.ndim - 1)) * velocity
+        timestep = sigma * TRAIN_STEPS
+        predicted = model(noisy, timestep=timestep, **data.conditions(asked), return_dict=False)[0]
+        return (predicted - velocity).square().mean()
 
     return loss

@@ -36,7 +36,8 @@ class Recipe:
 class Task:
     """What is trained: `loss(model, generator, batch)` draws its own batch; `score` judges the result.
 
-    `then` makes the next stage of what this one has trained; `show` draws it, at a path without suffix.
+    `finish` is the last touch to what is trained, before it is judged and saved; `then` makes the next stage of it;
+    `show` draws it, at a path without suffix.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Task:
     recipe: Recipe
     then: Callable[[nn.Module], Task] | None = None
     show: Callable[[nn.Module, Path], list[Path]] | None = None
+    finish: Callable[[nn.Module], nn.Module] | None = None
 
 
 def shortened(task: Task, steps: int | None) -> Task:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from skipcache.benchmarks.cli.main import main
-from skipcache.benchmarks.names.models import JUDGES, REFERENCES
+from skipcache.benchmarks.names.models import REFERENCES, TRAINABLE
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from skipcache.benchmarks.names.models import JUDGES, REFERENCES
         (["--device", "abacus"], "--device: expected one torch can use, got 'abacus'"),
         (
             ["--model", "dit"],
-            "expected one of dit-digits, dit-digits-skip, dit-digits-add, pixart-shapes, latte-digits, got 'dit'",
+            f"expected one of {', '.join(REFERENCES)}, got 'dit'",
         ),
         (["--beside", "dit-digits"], "--beside: expected another model than --model"),
         (["--beside", "dit"], "expected one of dit-digits"),
@@ -114,5 +114,5 @@ def test_what_does_not_fit_into_memory_gets_one_line(error, monkeypatch, capsys)
 
 def test_train_refuses_unknown_names(capsys, tmp_path):
     assert main(["train", "dit", "--out", str(tmp_path)]) == 2
-    message = f"expected one of {', '.join([*REFERENCES, *JUDGES])}, got 'dit'"
+    message = f"expected one of {', '.join(TRAINABLE)}, got 'dit'"
     assert message in capsys.readouterr().err

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import skipcache
-from skipcache.benchmarks.names.models import JUDGES, REFERENCES
+from skipcache.benchmarks.names.models import REFERENCES, TRAINABLE
 from skipcache.benchmarks.names.schedulers import SCHEDULERS
 from skipcache.benchmarks.references.data.dataset import balanced
 from skipcache.benchmarks.references.data.digits import digits, split
@@ -100,7 +100,7 @@ def test_the_same_seed_draws_the_same_samples(reference, model):
 
 def test_weights_are_small_and_say_how_they_were_made(model):
     assert 1.8e6 < sum(p.numel() for p in model.parameters()) < 2.3e6
-    for name in [*REFERENCES, *JUDGES]:
+    for name in TRAINABLE:
         path = FOLDER / f"{name}.safetensors"
         assert path.stat().st_size <= 5_000_000
         assert {"name", "seed", "recipe", "torch", "scores"} <= read_settings(path).keys()

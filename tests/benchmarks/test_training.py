@@ -156,6 +156,24 @@ def test_a_task_goes_on_with_the_next_stage(task, tmp_path, monkeypatch):
     assert read_settings(path)["recipe"]["steps"] == 2
 
 
+def test_the_last_touch_comes_before_the_score_and_the_file(task, tmp_path, monkeypatch):
+    from rich.console import Console
+
+    @torch.no_grad()
+    def finish(model: nn.Module) -> nn.Module:
+        model.proj_out_2.bias.fill_(2.0)
+        return model
+
+    def score(model: nn.Module) -> dict[str, float]:
+        return {"bias": model.proj_out_2.bias.mean().item()}
+
+    touched = Task("tiny", task.build, task.loss, score, task.recipe, finish=finish)
+    monkeypatch.setattr(train_command, "find_task", lambda name: touched)
+    path = train_command.run_training("tiny", tmp_path, Console(quiet=True), steps=2, threads=1)
+    assert read_settings(path)["scores"] == {"bias": 2.0}
+    assert (load_file(path)["proj_out_2.bias"] == 2).all()
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04"])
 def test_a_checkpoint_that_cannot_be_read_gets_one_line(content, tmp_path, capsys):
     (tmp_path / "digits-classifier.checkpoint").write_bytes(content)
