@@ -35,6 +35,11 @@ class Work:
     whole: dict[str, int] = field(default_factory=dict)  # FLOPs of one evaluation, by path
     psnr: float = 0.0  # of the samples, against those of the plain run
 
+    def forget(self) -> None:
+        """Count from here on."""
+        self.flops = 0
+        self.of_block.clear()
+
     @property
     def blocks(self) -> float:
         return sum(flops / self.whole[path] for path, flops in self.of_block.items())

@@ -18,7 +18,7 @@ from skipcache.calibration.watcher import PREDICTOR, Watcher
 from skipcache.engines.hooks import HookEngine
 from skipcache.policies import Placed
 from skipcache.predictors import Predictor
-from skipcache.runtime import Corrections, added, correctable, main_output, terms_of
+from skipcache.runtime import LARGEST, Corrections, added, correctable, main_output, terms_of
 from skipcache.trajectory import Call, Visit
 
 RIDGE = 1e-4  # of a column's own square: the scalars hardly change from 0 to 1e-2
@@ -136,11 +136,14 @@ class Trial(Watcher):
             return
         A, b = aim.missed_by(flat, [sloped.float() - flat.float()])
         self._slope_sums[visit.step] = sums = _Sums.of(A, b, self._slope_sums.get(visit.step))
-        (self.slopes[visit.step],) = sums.solved()
+        (slope,) = sums.solved()
+        self.slopes[visit.step] = slope if abs(slope) <= LARGEST else 1.0
 
     def fit_scalars(self, aim: _Aim, step: int, terms: Sequence[Tensor], e: Tensor) -> tuple[float, ...]:
         self._sums[step] = sums = _Sums.of(*aim.missed_by(e, terms), self._sums.get(step))
-        self._fitted[step] = tuple(sums.solved())
+        scalars = tuple(sums.solved())
+        usable = all(abs(w) <= LARGEST for w in scalars)  # not where samples grow without bound
+        self._fitted[step] = scalars if usable else (0.0,) * len(scalars)
         return self._fitted[step]
 
     def _aim(self, step: int, lane: int, call: Call) -> _Aim | None:

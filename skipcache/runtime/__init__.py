@@ -1,5 +1,5 @@
 from skipcache.runtime.client import Run, named_run
-from skipcache.runtime.corrections import Corrections, added, correctable, main_output, terms_of
+from skipcache.runtime.corrections import LARGEST, Corrections, added, correctable, main_output, terms_of
 from skipcache.runtime.flops import Costs, Uncounted
 from skipcache.runtime.forward import CachedForward
 from skipcache.runtime.models import accelerated_in, forward_for, forwards_in
@@ -8,6 +8,7 @@ from skipcache.runtime.settings import Request, Settings
 from skipcache.runtime.step import StepRunner
 
 __all__ = [
+    "LARGEST",
     "CachedForward",
     "Corrections",
     "Costs",

@@ -26,7 +26,6 @@ pytestmark = pytest.mark.thorough
 
 METHODS = {method.name: method for method in run.find_methods(tuple(PEERS))}
 MIDDLE = {  # a position of each knob that caches something in 7 steps
-    "speedup": {"speedup": 1.75},
     "threshold": {"limit": 10.0},
     "uniform-damped": {"interval": 3, "stop": 0},
     "uniform-hold": {"interval": 3, "stop": 0},
@@ -75,6 +74,14 @@ def test_a_method_saves_compute_repeats_itself_and_leaves_the_plain_model_alone(
     assert METHODS[name].usage(task, setting) and isinstance(METHODS[name].note(task), str)
 
 
+def test_speedup_caches_in_longer_runs_alone(task):
+    pipe = METHODS["speedup"].attach(task, {"speedup": 1.75})
+    first, again = (task.run(pipe, 0, 24) for _ in range(2))
+    assert torch.equal(first, again) and not torch.equal(first, task.run(task.plain, 0, 24))
+    with pytest.warns(UserWarning, match="all 7 steps of a run are full"):
+        assert torch.equal(task.run(pipe, 0), task.run(task.plain, 0))
+
+
 @pytest.mark.parametrize("name", ["scm", "fbcache", "taylorseer-lite"])
 def test_whole_blocks_by_hand(name, task):
     """Of 7 steps full are 0, 1 and 6; the first; 0, 1, 3 and 6. On the others the first block runs, but not in lite."""
@@ -84,9 +91,10 @@ def test_whole_blocks_by_hand(name, task):
 
 def test_our_own_count_is_the_reports(task):
     with skipcache.accelerated(task.pipe(), policy=skipcache.Interval(3)) as pipe:
-        task.calibration_run(pipe)
-        skipcache.reset(pipe)
         with task.meter.counting(pipe.transformer, 4) as work:
+            task.calibration_run(pipe)
+            skipcache.reset(pipe)
+            work.forget()
             task.calibration_run(pipe)
         report = skipcache.report(pipe)
     assert work.blocks == report.blocks_run == 3 * 6 + 4 * 2

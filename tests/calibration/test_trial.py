@@ -57,3 +57,13 @@ def test_corrections_of_nothing_are_a_bare_run(runs):
     bare = runs.trial(engine, PLACES)
     for ours, theirs in zip(nothing.seen[0], bare.seen[0]):
         assert torch.equal(ours[0].e, theirs[0].e)
+
+
+def test_what_cannot_be_a_correction_is_left_out(runs, monkeypatch):
+    """Where samples grow without bound the fit does too: such a step goes without."""
+    (engine,) = runs.engines
+    monkeypatch.setattr("skipcache.calibration.trial.LARGEST", 1e-9)
+    found, bare = runs.trial(engine, PLACES, fit=True), runs.trial(engine, PLACES)
+    assert found.corrections is None or set(found.corrections.slopes) == {1.0}
+    for ours, theirs in zip(found.seen[0], bare.seen[0]):
+        assert torch.equal(ours[0].e, theirs[0].e)

@@ -39,7 +39,7 @@ def test_residuals_of_a_controlnet_keep_their_savings(place):
     for engine in ENGINES:
         pipe = skipcache.accelerate(controlled(), interval=1, engine=engine)
         assert torch.equal(run_sd3(pipe, STEPS, control_image=image), expected)
-        pipe = skipcache.accelerate(controlled(), interval=3, engine=engine)
+        pipe = skipcache.accelerate(controlled(), policy=skipcache.Interval(3), keep=1, engine=engine)
         with PLACES[place]():
             for lost in (1, 0):
                 before = skipcache.report(pipe).blocks_saved

@@ -33,10 +33,10 @@ def test_a_static_policy_adds_no_wait_to_a_step(engine, settings, predictor):
     for accelerate in (False, True):
         if accelerate:
             skipcache.accelerate(pipe, engine=engine, predictor=predictor, **settings)
-        pipelines.run_dit(pipe, steps=8)  # the first step of all is proved, and compared on the host
+        pipelines.run_dit(pipe, steps=30)  # the first step of all is proved, and compared on the host
         handles = strictly(pipe.transformer)
         try:
-            pipelines.run_dit(pipe, steps=8)
+            pipelines.run_dit(pipe, steps=30)
         finally:
             for handle in handles:
                 handle.remove()

@@ -101,8 +101,8 @@ class Reference:
         if len(self.kept) < 2 or isinstance(self.predictor, (Hold, Delta)):
             return base
         r, R_r = self.kept[1]
-        if isinstance(self.predictor, Damped):
-            return base if len(self.kept) < 3 else [x + d for x, d in zip(base, self.damped())]
+        if isinstance(self.predictor, Damped) and len(self.kept) == 3:
+            return [x + d for x, d in zip(base, self.damped())]
         return [x + (a - b) * ((self.step - s) / (s - r)) for x, a, b in zip(base, R_s, R_r)]
 
     def damped(self):

@@ -109,10 +109,10 @@ def test_a_reference_model(monkeypatch):
 
 
 class TinyPipeline(DiTPipeline):
-    """A real pipeline of tiny parts, in few steps."""
+    """A real pipeline of tiny parts."""
 
     def __call__(self, class_labels, **kwargs):
-        return super().__call__(class_labels, num_inference_steps=7, output_type="pt", **kwargs)
+        return super().__call__(class_labels, num_inference_steps=30, output_type="pt", **kwargs)
 
 
 @pytest.fixture
@@ -146,10 +146,21 @@ def test_the_one_line(pipe, capsys):
     assert torch.equal(pipe(class_labels=[207], generator=torch.Generator().manual_seed(0)).images, before)
 
 
-def test_the_speedup(pipe):
-    exec(readme("`speedup`"), {"pipe": pipe, "skipcache": skipcache})
-    pipe(class_labels=[207])
-    assert skipcache.report(pipe).cached_steps > 0
+def test_interval_and_speedup(pipe):
+    for line in readme("`interval` and `speedup`").splitlines():
+        exec(line, {"pipe": pipe, "skipcache": skipcache})
+        pipe(class_labels=[207])
+        assert skipcache.report(pipe).cached_steps > 10
+        skipcache.restore(pipe)
+
+
+def test_a_length_for_a_loop_of_ones_own(pipe):
+    exec(readme("`interval` and `speedup`", 1), {"model": pipe.transformer, "skipcache": skipcache})
+    x = torch.randn(1, 4, 8, 8)
+    with torch.no_grad():
+        for t in range(980, -1, -20):
+            x = x - 0.02 * pipe.transformer(x, torch.tensor([t]), class_labels=torch.tensor([207])).sample[:, :4]
+    assert skipcache.report(pipe.transformer).full_steps == 16
 
 
 def test_the_calibration(pipe, tmp_path, monkeypatch):

@@ -47,7 +47,7 @@ def _on_host(scheduler: Any, count: int) -> Any:
     steps = getattr(scheduler, "num_inference_steps", None)
     config = getattr(scheduler, "config", None)
     shifts = bool(getattr(config, "use_dynamic_shifting", False))  # by the image's size: the largest that is usual
-    options = {"mu": config.max_shift} if shifts and hasattr(config, "max_shift") else {}
+    options = {"mu": getattr(config, "max_shift", None)} if shifts else {}
     twin = copy(scheduler)
     try:
         twin.set_timesteps(steps, device="cpu", **options)
