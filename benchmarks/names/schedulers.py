@@ -12,7 +12,6 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "euler": ("EulerDiscreteScheduler", {}),
     "unipc": ("UniPCMultistepScheduler", {}),
     "heun": ("HeunDiscreteScheduler", {}),
-    "unipc": ("UniPCMultistepScheduler", {}),
 }
 SHIFT = 3.0  # of the noise levels towards noise, as Stable Diffusion 3 has it
 # The same for models of rectified flow.
@@ -25,6 +24,6 @@ FLOW_SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 FLOW = "flow_prediction"  # what such a model predicts, as a prediction_type
 FLOW_STEPS = 28
 STOCHASTIC = ("ddpm",)  # another number of steps draws other noise: samples cannot be compared one by one
-USUAL_STEPS = {"ddim": 50, "ddpm": 50, "dpm++": 20, "unipc": 20}  # those that `skipcache default` compares
+USUAL_STEPS = {"ddim": 50, "ddpm": 50, "dpm++": 20, "unipc": 20, "euler": 28}  # those that `skipcache default` compares
 TRAIN_STEPS = 1000
 BETAS = (1e-4, 0.02)  # linear, as in DDPM (arXiv 2006.11239) and as diffusers' schedulers have it by default

@@ -18,7 +18,8 @@ from rich.table import Table
 from torch import Tensor
 
 import skipcache
-from skipcache.benchmarks.names.schedulers import STOCHASTIC, USUAL_STEPS
+from skipcache.benchmarks.names.models import FLOWS
+from skipcache.benchmarks.names.schedulers import FLOW_SCHEDULERS, SCHEDULERS, STOCHASTIC, USUAL_STEPS
 from skipcache.benchmarks.options.studies import DefaultSettings
 from skipcache.benchmarks.references.data.dataset import balanced
 from skipcache.benchmarks.references.reference import Reference
@@ -62,19 +63,23 @@ def run_default(settings: DefaultSettings, console: Console) -> Path:
     use_threads(settings.threads)
     settings.out.mkdir(parents=True, exist_ok=True)
     cells: list[Cell] = []
-    total = len(settings.models) * len(settings.schedulers) * len(settings.intervals)
-    with progress_bar(console, total=total) as bar:
-        for name in settings.models:
-            for scheduler in settings.schedulers:
-                bar.say(f"{name}, {scheduler}")
-                for cell in _measured(find_reference(name), scheduler, settings):
-                    cells.append(cell)
-                    bar.advance()
+    pairs = [(name, sampler) for name in settings.models for sampler in settings.schedulers if _takes(name, sampler)]
+    with progress_bar(console, total=len(pairs) * len(settings.intervals)) as bar:
+        for name, scheduler in pairs:
+            bar.say(f"{name}, {scheduler}")
+            for cell in _measured(find_reference(name), scheduler, settings):
+                cells.append(cell)
+                bar.advance()
     path = settings.out / "default.json"
     write_json(path, settings, {"cells": [{**asdict(cell), "margin": cell.margin} for cell in cells]})
     console.print(_table(cells))
     console.print(f"{_summary(cells)}\nwrote {path}", highlight=False)
     return path
+
+
+def _takes(model: str, scheduler: str) -> bool:
+    """Rectified flow has samplers of its own."""
+    return scheduler in (FLOW_SCHEDULERS if model in FLOWS else SCHEDULERS)
 
 
 def _measured(reference: Reference, scheduler: str, settings: DefaultSettings) -> Iterator[Cell]:

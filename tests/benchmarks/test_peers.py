@@ -20,6 +20,7 @@ from skipcache.benchmarks.peers.dbcache import bins
 from skipcache.benchmarks.peers.method import best, nearest
 from skipcache.benchmarks.sampling.memory import holding
 from skipcache.benchmarks.sampling.metrics import FrechetDistance
+from skipcache.benchmarks.sampling.pipelines import ReferencePipeline
 from tests.models.tiny import task as make_task
 
 pytestmark = pytest.mark.thorough
@@ -228,7 +229,11 @@ def test_frechet_distance_by_hand():
 
 def test_the_command(pixart, capsys, tmp_path, monkeypatch):
     reference = SimpleNamespace(
-        load=lambda weights: pixart.model, data=lambda: pixart.data, judge=Judge, prediction="epsilon"
+        load=lambda weights: pixart.model,
+        data=lambda: pixart.data,
+        judge=Judge,
+        prediction="epsilon",
+        pipe=ReferencePipeline,
     )
     monkeypatch.setattr(run, "find_reference", lambda name: reference)
     monkeypatch.setattr(run, "FINE", 9)
