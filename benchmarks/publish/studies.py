@@ -15,7 +15,7 @@ Row = dict[str, Any]
 
 SHOWN = (2, 3, 5)  # intervals of the README's table
 DEFAULT = "damped"
-SAMPLERS = {"ddim": "DDIM", "ddpm": "DDPM", "dpm++": "DPM++", "unipc": "UniPC"}
+SAMPLERS = {"ddim": "DDIM", "ddpm": "DDPM", "dpm++": "DPM++", "unipc": "UniPC", "euler": "Euler"}
 WAYS: dict[str | None, str] = {**{name: label_of(name) for name in PREDICTORS}, None: "fewer steps"}
 
 
