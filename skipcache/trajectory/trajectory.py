@@ -236,5 +236,6 @@ def _reads(call: Call, instant: Instant, found: Found | None = None) -> bool:
     """The sample is evidence: on the host, and on a device where something else was read there already."""
     if any(x.is_meta for x in call.samples) or (instant.run is not None and instant.run.is_noisy):
         return False
-    doubt = found is not None and found.lane is not None and not found.is_same
+    lane = None if found is None else found.lane
+    doubt = found is not None and lane is not None and (not found.is_same or lane.is_moved(call))
     return instant.run is None or on_host(call.sample) or doubt

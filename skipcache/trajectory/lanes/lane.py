@@ -78,6 +78,12 @@ class Lane:
             angles.append(angle(before, after))
         return not angles or max(torch.stack([x.to(angles[0].device) for x in angles]).tolist()) <= LITTLE
 
+    def is_moved(self, call: Call) -> bool:
+        """The call's sample lies elsewhere in its memory than the lane's last one did, as a window that moves does."""
+        if self.sample is None or memory_of(call.sample) is None or memory_of(self.sample.value) is None:
+            return False
+        return bool(self.sample.value.storage_offset() != call.sample.storage_offset())
+
     def is_repeated_by(self, call: Call) -> bool:
         """The call has the lane's sample and conditioning: the same ones, or equal ones where they can be read."""
         if (self.context, self.structure) != (call.context, call.structure) or self.sample is None:
