@@ -32,6 +32,7 @@ class ModelState:
         self._model = model
         self._value: Hashable = None
         self._seen: tuple[Any, ...] | None = None
+        self._tags: int | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ModelState, (self._model,)
