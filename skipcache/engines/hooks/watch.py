@@ -182,7 +182,7 @@ class Watched:
         if self._through.get(index) != self.called[-1] or self.known is None or not self.engine.attached:
             return False
         keys = self.known.outlets[index].inlets
-        given = (args[key] if isinstance(key, int) and key < len(args) else kwargs.get(key) for key in keys)
+        given = (args[key] if isinstance(key, int) and key < len(args) else kwargs.get(str(key)) for key in keys)
         return len(keys) == len(self._handed) and all(map(is_, given, self._handed))
 
     def _hand_through(self, index: int) -> Any:
