@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from skipcache.benchmarks.names.models import FLOWS
+
 # Name -> diffusers class, and the options that differ from the class' defaults.
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {"clip_sample": False}),
@@ -27,3 +29,8 @@ STOCHASTIC = ("ddpm",)  # another number of steps draws other noise: samples can
 USUAL_STEPS = {"ddim": 50, "ddpm": 50, "dpm++": 20, "unipc": 20, "euler": 28}  # those that `skipcache default` compares
 TRAIN_STEPS = 1000
 BETAS = (1e-4, 0.02)  # linear, as in DDPM (arXiv 2006.11239) and as diffusers' schedulers have it by default
+
+
+def samplers_of(model: str) -> tuple[str, ...]:
+    """Those that can sample the reference of that name."""
+    return tuple(FLOW_SCHEDULERS if model in FLOWS else SCHEDULERS)

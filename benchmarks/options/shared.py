@@ -7,7 +7,7 @@ from typing import Any
 
 from skipcache.benchmarks.names.models import FLOWS, REFERENCES
 from skipcache.benchmarks.names.predictors import PREDICTORS
-from skipcache.benchmarks.names.schedulers import FLOW_SCHEDULERS, FLOW_STEPS, SCHEDULERS, TRAIN_STEPS
+from skipcache.benchmarks.names.schedulers import FLOW_STEPS, SCHEDULERS, TRAIN_STEPS, samplers_of
 from skipcache.benchmarks.options.checks import a_folder, a_weights_file, both_ends, several
 from skipcache.benchmarks.options.option import option
 
@@ -41,9 +41,9 @@ def usual(model: str) -> dict[str, Any]:
 
 
 def check_scheduler(model: str, scheduler: str) -> None:
-    if model in FLOWS and scheduler not in FLOW_SCHEDULERS:
+    if scheduler not in samplers_of(model):
         raise ValueError(
-            f"--scheduler: expected one of {', '.join(FLOW_SCHEDULERS)}, which know the rectified flow of {model}, "
+            f"--scheduler: expected one of {', '.join(samplers_of(model))}, which know the rectified flow of {model}, "
             f"got {scheduler!r}"
         )
 

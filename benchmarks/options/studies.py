@@ -44,7 +44,9 @@ class DefaultSettings(Checked):
         tuple(USUAL_STEPS), "samplers", flag="--scheduler", choices=tuple(USUAL_STEPS), check=several
     )
     intervals: tuple[int, ...] = shared.intervals((2, 3, 4), 2, "1 caches nothing")
-    steps: int | None = option(None, "sampler steps", least=9, most=1000, shown="50, or 20 of dpm++ and unipc")
+    steps: int | None = option(
+        None, "sampler steps", least=9, most=1000, shown="50; 20 of dpm++ and unipc, 28 of euler"
+    )
     guidance: float = shared.guidance()
     batch: int = shared.batch(8, "images per seed")
     seeds: tuple[int, ...] = shared.seeds((201, 202), "one run for each")

@@ -18,8 +18,7 @@ from rich.table import Table
 from torch import Tensor
 
 import skipcache
-from skipcache.benchmarks.names.models import FLOWS
-from skipcache.benchmarks.names.schedulers import FLOW_SCHEDULERS, SCHEDULERS, STOCHASTIC, USUAL_STEPS
+from skipcache.benchmarks.names.schedulers import STOCHASTIC, USUAL_STEPS, samplers_of
 from skipcache.benchmarks.options.studies import DefaultSettings
 from skipcache.benchmarks.references.data.dataset import balanced
 from skipcache.benchmarks.references.reference import Reference
@@ -63,7 +62,9 @@ def run_default(settings: DefaultSettings, console: Console) -> Path:
     use_threads(settings.threads)
     settings.out.mkdir(parents=True, exist_ok=True)
     cells: list[Cell] = []
-    pairs = [(name, sampler) for name in settings.models for sampler in settings.schedulers if _takes(name, sampler)]
+    pairs = [
+        (name, sampler) for name in settings.models for sampler in settings.schedulers if sampler in samplers_of(name)
+    ]
     with progress_bar(console, total=len(pairs) * len(settings.intervals)) as bar:
         for name, scheduler in pairs:
             bar.say(f"{name}, {scheduler}")
@@ -75,11 +76,6 @@ def run_default(settings: DefaultSettings, console: Console) -> Path:
     console.print(_table(cells))
     console.print(f"{_summary(cells)}\nwrote {path}", highlight=False)
     return path
-
-
-def _takes(model: str, scheduler: str) -> bool:
-    """Rectified flow has samplers of its own."""
-    return scheduler in (FLOW_SCHEDULERS if model in FLOWS else SCHEDULERS)
 
 
 def _measured(reference: Reference, scheduler: str, settings: DefaultSettings) -> Iterator[Cell]:
