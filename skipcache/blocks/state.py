@@ -13,19 +13,22 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch._C._dynamo import guards
+from torch.nn.modules import module as nn_module
+from torch.utils.hooks import RemovableHandle
 
 from skipcache.blocks.override import Override, is_class_forward
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_HOOKS_OF_ALL = (nn_module._global_forward_hooks, nn_module._global_forward_pre_hooks)
 _ADAPTER = ("_disable_adapters", "_active_adapter", "merged_adapters", "scaling")  # of peft's layers
 
 
 class ModelState:
     """Reads the state of one model as a value. Two equal values: nothing that is looked at differs between them.
 
-    Looked at: the modules of the tree, forwards set on instances, forward hooks, parameters and their in-place writes,
-    and peft's adapters. Not looked at: buffers, which models rewrite by themselves, other attributes, and parameters
-    that accelerate's hooks bring for each call.
+    Looked at: the modules of the tree, forwards set on instances, forward hooks (those of all modules too), parameters
+    and their in-place writes, and peft's adapters. Not looked at: buffers, which models rewrite by themselves, other
+    attributes, and parameters that accelerate's hooks bring for each call.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -33,6 +36,7 @@ class ModelState:
         self._value: Hashable = None
         self._seen: tuple[Any, ...] | None = None
         self._tags: int | None = None
+        self._registered = -1  # how many hooks had been, when they were last looked for
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ModelState, (self._model,)
@@ -47,7 +51,8 @@ class ModelState:
         assert self._seen is not None
         held, parameters, writes, sizes, hooks, forwards, adapters = self._seen
         return (
-            self._counts() == (sizes, hooks)
+            self._sizes() == sizes
+            and self._hook_keys() == hooks
             and self._are_held(held)
             and _writes(parameters) == writes
             and all(module.__dict__.get("forward") is forward for module, forward in forwards)
@@ -67,8 +72,17 @@ class ModelState:
         """All child modules and parameters, in order."""
         return list(chain.from_iterable(registry.values() for registry in self._registries))
 
-    def _counts(self) -> tuple[int, int]:
-        return sum(map(len, self._dicts)), sum(map(len, filter(None, self._hooks)))
+    def _sizes(self) -> int:
+        """How many attributes there are: a forward may be among new ones."""
+        return sum(map(len, self._dicts))
+
+    def _hook_keys(self) -> tuple[Hashable, ...]:
+        """Of all forward hooks. They are registered under numbers that count on in this process: as long as the count
+        stands still, there are none but those that were there."""
+        if self._registered != (now := RemovableHandle.next_id):
+            self._hooked = [hooks for hooks in self._hooks if hooks]
+            self._registered = now
+        return tuple(chain.from_iterable(self._hooked))
 
     def _index(self) -> None:
         """Walk the tree, and make the value."""
@@ -79,7 +93,8 @@ class ModelState:
         self._registries: list[dict[str, Any]] = [*trees, *(module._parameters for module in own)]
         self._tags = _tags(self._registries)
         self._dicts = [module.__dict__ for module in modules]
-        self._hooks = [module.__dict__[name] for module in modules for name in _HOOKS]
+        self._hooks = [*_HOOKS_OF_ALL, *(module.__dict__[name] for module in modules for name in _HOOKS)]
+        self._registered = -1
         kinds = {kind for kind in set(map(type, modules)) if hasattr(kind, _ADAPTER[0])}
         self._adapters = [module for module in modules if type(module) in kinds]
         held = self._held()
@@ -87,12 +102,13 @@ class ModelState:
         here = [None if _is_away(x) else x for x in held]
         adapters = tuple(map(_shown, self._adapters))
         parameters = _parameters_in(held)
-        self._seen = (held, parameters, _writes(parameters), *self._counts(), forwards, adapters)
+        hooks = self._hook_keys()
+        self._seen = (held, parameters, _writes(parameters), self._sizes(), hooks, forwards, adapters)
         value = (
             tuple(id(x) for x in here),
             _writes(_parameters_in(here)),
             tuple((id(m), id(f)) for m, f in ((m, _foreign(f, m)) for m, f in forwards) if f is not None),
-            tuple(key for hooks in self._hooks for key in hooks),
+            hooks,
             adapters,
         )
         self._value = self._value if value == self._value else value  # the same object as long as it is equal

@@ -59,6 +59,11 @@ class Fits:
     def lane(self) -> Lane | None:
         return self.found.lane
 
+    @property
+    def is_best(self) -> bool:
+        """No other run can fit better: the lane has this conditioning, its sample turned by no more than rounding."""
+        return self.is_sure and self.found.is_same and self.turn is not None and self.turn <= ROUNDING
+
 
 @dataclass(frozen=True, eq=False)
 class NewRun:

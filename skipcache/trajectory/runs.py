@@ -173,7 +173,7 @@ class Runs:
         since: list[Instant] = []
         for run in thread.runs:
             place = run.place(call, instant, since)
-            if isinstance(place, Repeat) and not places:
+            if not places and (isinstance(place, Repeat) or (isinstance(place, Fits) and place.is_best)):
                 return run, place
             places.append((run, place))
             since += [] if run.at is None else [run.at.instant]
