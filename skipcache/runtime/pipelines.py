@@ -7,7 +7,6 @@ import sys
 import weakref
 from collections.abc import Callable
 from functools import lru_cache
-from types import CodeType
 from typing import Any
 
 from torch import Tensor, nn
@@ -81,22 +80,24 @@ def _is_pipeline_of(model: nn.Module, owner: Any) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _codes_of(cls: type) -> frozenset[CodeType]:
-    """The code of all its methods, under their decorators."""
+def _codes_of(cls: type) -> frozenset[int]:
+    """The ids of the code of all its methods, under their decorators."""
     held = (inspect.unwrap(x) for base in cls.__mro__ for x in vars(base).values() if inspect.isfunction(x))
-    return frozenset(function.__code__ for function in held)
+    return frozenset(id(function.__code__) for function in held)
 
 
-def _on_the_stack(wanted: Callable[[Any], bool], codes: frozenset[CodeType] | None = None) -> Any:
+def _on_the_stack(wanted: Callable[[Any], bool], codes: frozenset[int] | None = None) -> Any:
     """The first object that is `wanted` and whose method is running on this thread; None where there is none.
 
-    `codes`: look at calls of these functions alone, since a look at a frame's variables holds them for a while.
+    `codes`: the ids of the code of some functions. Calls of these alone are looked at, since a look at a frame's
+    variables holds them for a while.
     """
     frame = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        is_method = code.co_varnames[:1] == ("self",) and code.co_argcount
-        owner = frame.f_locals.get("self") if is_method and (codes is None or code in codes) else None
+        asked = codes is None or id(code) in codes
+        is_method = asked and code.co_argcount and code.co_varnames[:1] == ("self",)
+        owner = frame.f_locals.get("self") if is_method else None
         if owner is not None and wanted(owner):
             return owner
         frame = frame.f_back  # type: ignore[assignment]

@@ -185,13 +185,15 @@ def _rows(x: Tensor) -> Rows:
 
 def _partners_of(x: Rows) -> list[list[int]] | None:
     """Rows that hold the same image, which guidance mixes: lists of as many rows as there are, each another order."""
-    count = len(x)
+    count, same = len(x), (x == x[:1]).all(1).tolist()
+    if sum(same) == 1:
+        return None
     for parts in (p for p in (2, 3, 4) if count % p == 0):
         each = count // parts
         apart = [[(row + shift * each) % count for row in range(count)] for shift in range(1, parts)]
         beside = [[row - row % parts + (row + shift) % parts for row in range(count)] for shift in range(1, parts)]
         for orders in (apart, beside) if each > 1 else (apart,):
-            if all(_equal(x[0], x[order[0]]) and _equal(x, x[order]) for order in orders):
+            if all(same[order[0]] and _equal(x, x[order]) for order in orders):
                 return orders
     return None
 

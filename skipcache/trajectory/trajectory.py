@@ -116,8 +116,9 @@ class Trajectory:
 
     def _fit(self, call: Call, instant: Instant, last: OpenStep, steps: int) -> Place:
         at, before = (last.index + 1, last.index) if steps else (last.index, last.before)
-        repeated = next((x for x in self.lanes.all if x.step == last.index and x.is_repeated_by(call)), None)
-        if steps == 0 and repeated is not None:
+        called = () if steps else (lane for lane in self.lanes.all if lane.step == last.index)
+        repeated = next((lane for lane in called if lane.is_repeated_by(call)), None)
+        if repeated is not None:
             return Repeat(repeated)
         found = self.lanes.find(call, at, before)
         if steps == 0 and found.lane is None and (instant.run is None or on_host(call.sample)):
