@@ -11,6 +11,7 @@ SEQUENCES ?= 10000
 
 bench: .venv/installed
 	$(BIN)/skipcache bench --out $(OUT)
+	$(BIN)/skipcache bench --model mmdit-emoji --batch 8 --seeds 0 1 2 --out $(OUT)/mmdit-emoji
 
 # Other caches at equal compute, for every model and sampler; then the docs' tables and pictures of it.
 evidence: .venv/installed

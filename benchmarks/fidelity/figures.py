@@ -18,10 +18,15 @@ from skipcache.benchmarks.show.pictures import is_video, show, stills, strip, wr
 
 GAIN = 10  # the errors are drawn this much stronger than they are
 # Predictor, or None for the plain model -> colour, marker, label: told apart by the colour-blind and in grey.
-STYLES: dict[str | None, tuple[str, str, str]] = {
-    name: (named.colour, named.marker, f"skipcache, {named.label}")
-    for name, named in sorted(PREDICTORS.items(), key=lambda item: item[1].order)
-} | {None: ("#777777", "D", "plain model, fewer steps")}
+PLACED, FEWER = "placed", "fewer"
+STYLES: dict[str, tuple[str, str, str]] = (
+    {PLACED: ("#000000", "o", "accelerate(pipe, interval=n)")}
+    | {
+        name: (named.colour, named.marker, f"Interval(n), {named.label}")
+        for name, named in sorted(PREDICTORS.items(), key=lambda item: item[1].order)
+    }
+    | {FEWER: ("#777777", "D", "plain model, fewer steps")}
+)
 BESIDE = ("#CC79A7", "v")
 
 
@@ -62,8 +67,9 @@ def _samples(
 
 
 def _worth_showing(rows: Sequence[Row]) -> list[int]:
+    """What people type and its rivals, and the paper's way: its rule with its predictor."""
     shown = telling(row.group for row in rows)
-    return [i for i, row in enumerate(rows) if row.group in shown]
+    return [i for i, row in enumerate(rows) if row.group in shown and (row.placed or row.predictor == "hold")]
 
 
 def _show(pair: Sequence[Axes], row: Tensor, reference: Tensor, label: str) -> None:
@@ -85,11 +91,10 @@ def draw_fidelity(path: Path, rows: Sequence[Row], title: str, beside: str = "",
     """
     figure = Figure(figsize=(7.6, 4.8), dpi=160, layout="constrained")
     axis = figure.subplots()
-    lines = {p: [r for r in rows if r.predictor == p and r.psnr is not None and r.group > 1] for p in STYLES}
-    numbered = (next((p for p, line in lines.items() if line), None), None)
-    for predictor, line in lines.items():
+    lines = {name: [r for r in rows if _line_of(r) == name and r.psnr is not None and r.group > 1] for name in STYLES}
+    for name, line in lines.items():
         if line:
-            _draw_line(axis, sorted(line, key=lambda r: r.speedup), predictor in numbered, STYLES[predictor])
+            _draw_line(axis, sorted(line, key=lambda r: r.speedup), name in (PLACED, FEWER), STYLES[name])
     if others:
         style = (*BESIDE, f"{beside}, Hold (its own uncached samples)")
         _draw_line(axis, sorted(others, key=lambda r: r.speedup), False, style)
@@ -103,6 +108,10 @@ def draw_fidelity(path: Path, rows: Sequence[Row], title: str, beside: str = "",
     figure.savefig(path)
 
 
+def _line_of(row: Row) -> str:
+    return FEWER if row.interval is None else PLACED if row.placed else row.predictor or ""
+
+
 def _draw_line(axis: Axes, points: Sequence[Row], numbered: bool, style: tuple[str, str, str]) -> None:
     """Numbers stand inside the markers, but only of two lines: the others have the same intervals."""
     colour, marker, label = style
@@ -112,9 +121,9 @@ def _draw_line(axis: Axes, points: Sequence[Row], numbered: bool, style: tuple[s
         yerr=[r.psnr_error or 0.0 for r in points],
         color=colour,
         capsize=3,
-        linestyle="-" if points[0].predictor else "--",
+        linestyle=(line := "-" if points[0].interval else "--"),
     )
-    axis.plot([], [], color=colour, marker=marker, linestyle="-" if points[0].predictor else "--", label=label)
+    axis.plot([], [], color=colour, marker=marker, linestyle=line, label=label)
     axis.scatter(
         [r.speedup for r in points],
         [r.psnr or 0.0 for r in points],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ class Measured:
     full_at: tuple[int, ...]
     ideal: float
     cache_bytes: int
+    notes: tuple[str, ...] = ()  # what the variant's report says beside
 
     @property
     def speedup(self) -> float:
@@ -53,15 +55,20 @@ class Bench:
     def measure(self, variant: Variant, on_run: Callable[[], None]) -> Measured:
         variant.attach(self.other, self.settings.keep)
         try:
-            self._warm_up(variant)
-            pairs = []
-            for turn, seed in enumerate(self.settings.seeds):
-                pairs.append(self._pair(variant, seed, plain_first=turn % 2 == 0))
-                on_run()
-            return self._summary(variant, pairs)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "skipcache: ")  # what they say is printed below the table
+                self._warm_up(variant)
+                return self._summary(variant, self._pairs(variant, on_run))
         finally:
             if variant.interval is not None:
                 skipcache.restore(self.other)
+
+    def _pairs(self, variant: Variant, on_run: Callable[[], None]) -> list[tuple[Tensor, Tensor, float]]:
+        pairs = []
+        for turn, seed in enumerate(self.settings.seeds):
+            pairs.append(self._pair(variant, seed, plain_first=turn % 2 == 0))
+            on_run()
+        return pairs
 
     def _warm_up(self, variant: Variant) -> None:
         steps = min(variant.steps, 2 * (variant.interval or 1) + 2)
@@ -95,11 +102,11 @@ class Bench:
         calls = self.calls(variant.steps)
         if variant.interval is None:
             full, cached, blocks, full_at = calls, 0, calls * len(self.stack.blocks), tuple(range(calls))
-            ideal, held = self.calls(self.settings.steps) / calls, 0
+            ideal, held, notes = self.calls(self.settings.steps) / calls, 0, ()
         else:
             report = skipcache.report(self.other)
             full, cached, blocks = (n // runs for n in (report.full_steps, report.cached_steps, report.blocks_run))
             full_at, ideal, held = tuple(report.full_at), report.ideal_speedup, report.cache_bytes
-        return Measured(
-            variant, torch.cat(samples), torch.cat(plain), ratios, full, cached, blocks, full_at, ideal, held
-        )
+            notes = report.reasons
+        counts = full, cached, blocks, full_at, ideal, held, notes
+        return Measured(variant, torch.cat(samples), torch.cat(plain), ratios, *counts)

@@ -39,6 +39,8 @@ class Row:
     exact: bool
     class_accuracy: float
     cache_bytes: int
+    placed: bool = False  # of `accelerate(pipe, interval=n)`, or its rival
+    notes: tuple[str, ...] = ()  # of its report
 
 
 def make_row(measured: Measured, judge: nn.Module, labels: Tensor, settings: BenchSettings) -> Row:
@@ -62,6 +64,8 @@ def make_row(measured: Measured, judge: nn.Module, labels: Tensor, settings: Ben
         of_ideal=measured.speedup / measured.ideal,
         class_accuracy=class_accuracy(judge, measured.samples, labels),
         cache_bytes=measured.cache_bytes,
+        placed=variant.placed,
+        notes=measured.notes,
         **fidelity,
     )
 

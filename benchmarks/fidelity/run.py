@@ -17,7 +17,7 @@ from skipcache.benchmarks.fidelity.figures import draw_fidelity, draw_samples
 from skipcache.benchmarks.fidelity.pairs import Bench, Measured
 from skipcache.benchmarks.fidelity.rows import Row, make_row, plain_row, write_results
 from skipcache.benchmarks.fidelity.tables import result_tables, rows_table
-from skipcache.benchmarks.fidelity.variants import Variant, telling, variants
+from skipcache.benchmarks.fidelity.variants import Variant, groups, rival_steps, telling
 from skipcache.benchmarks.names.schedulers import STOCHASTIC
 from skipcache.benchmarks.options.bench import BenchSettings
 from skipcache.benchmarks.references.reference import Reference
@@ -62,7 +62,7 @@ def run_bench(settings: BenchSettings, console: Console) -> None:
 
 @dataclass(frozen=True)
 class Beside:
-    """A second model in the same run, with Hold, at the interval nearest 3 and at the largest."""
+    """A second model in the same run, with Hold as the paper has it, at the interval nearest 3 and at the largest."""
 
     reference: Reference
     bench: Bench
@@ -95,16 +95,23 @@ def _pipeline(
 
 
 def _measure_all(bench: Bench, beside: Beside | None, console: Console) -> tuple[list[Measured], list[Measured]]:
-    rows = [(bench, v) for v in variants(bench.settings, len(bench.stack.units), bench.calls)]
-    rows += [] if beside is None else [(beside.bench, v) for v in beside.variants]
-    measured: list[Measured] = []
-    with progress_bar(console, total=len(rows) * len(bench.settings.seeds)) as bar:
-        for which, variant in rows:
+    to_do, others = groups(bench.settings), [] if beside is None else beside.variants
+    rows = sum(map(len, to_do)) + len(to_do) - 1 + len(others)
+    with progress_bar(console, total=rows * len(bench.settings.seeds)) as bar:
+
+        def measure(which: Bench, variant: Variant) -> Measured:
             bar.say(variant.label)
-            measured.append(which.measure(variant, bar.advance))
-        bar.say("pairs of runs")
-    own = len(rows) - (0 if beside is None else len(beside.variants))
-    return measured[:own], measured[own:]
+            return which.measure(variant, bar.advance)
+
+        measured: list[Measured] = []
+        for group in to_do:
+            found = [measure(bench, variant) for variant in group]
+            measured += found
+            if (first := group[0]).interval != 1:
+                blocks = max(one.blocks for one in found)
+                steps = rival_steps(blocks, len(bench.stack.blocks), bench.calls)
+                measured.append(measure(bench, Variant(steps, matched=first.interval, placed=first.placed)))
+        return measured, [] if beside is None else [measure(beside.bench, variant) for variant in others]
 
 
 def _rows(bench: Bench, measured: list[Measured], judge: nn.Module) -> list[Row]:
@@ -117,8 +124,7 @@ def _rows(bench: Bench, measured: list[Measured], judge: nn.Module) -> list[Row]
 
 def _title(settings: BenchSettings) -> str:
     return (
-        f"{settings.model}, {settings.steps} {settings.scheduler.upper()} steps, "
-        f"guidance {settings.guidance:g}, keep {settings.keep[0]} + {settings.keep[1]}, "
+        f"{settings.model}, {settings.steps} {settings.scheduler.upper()} steps, guidance {settings.guidance:g}, "
         f"{settings.dtype} on {settings.device}"
     )
 
@@ -129,9 +135,12 @@ def _print_summary(console: Console, settings: BenchSettings, rows: Sequence[Row
     console.print(
         f"{facts['images']} images; speedup is the median of {len(settings.seeds)} pairs of runs "
         f"({facts['plain_seconds_per_run']:.2f} s for {settings.batch} images uncached).\n"
-        f"interval 1 costs {statistics.median(costs):+.1%} (from {costs[0]:+.1%} to {costs[-1]:+.1%}).\n"
+        f"Interval(1) costs {statistics.median(costs):+.1%} (from {costs[0]:+.1%} to {costs[-1]:+.1%}).\n"
+        "interval=n is what accelerate(pipe, interval=n) does, and Interval(n) the paper's rule with "
+        f"keep={settings.keep[0]}, {settings.keep[1]}.\n"
         "PSNR and SSIM are against the uncached samples. In each group the last row is the plain model\n"
         f"at the block evaluations of the rows above it{noise}.\n"
-        f"Took {facts['seconds']:.0f} s. Wrote results.json, {', '.join(facts['pictures'])} to {settings.out}/",
+        + "".join(f"{row.label}: {note}.\n" for row in rows for note in row.notes)
+        + f"Took {facts['seconds']:.0f} s. Wrote results.json, {', '.join(facts['pictures'])} to {settings.out}/",
         highlight=False,
     )

@@ -25,8 +25,9 @@ def rows_table(rows: Sequence[Row], title: str) -> Table:
     for column in COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
     for row, following in zip(rows, [*rows[1:], None]):
-        best = row.psnr is not None and row.psnr == max(r.psnr or 0 for r in rows if r.group == row.group)
-        ends = following is None or following.group != row.group
+        beside = [r for r in rows if (r.group, r.placed) == (row.group, row.placed)]
+        best = row.psnr is not None and row.psnr == max(r.psnr or 0 for r in beside)
+        ends = following is None or following not in beside
         style = "dim" if row.interval is None and row.group else ""
         table.add_row(Text(row.label, "bold" if best else ""), *_cells(row, best), end_section=ends, style=style)
     return table
@@ -58,10 +59,10 @@ def _fidelity(row: Row) -> str:
 def _full_table(rows: Sequence[Row]) -> Table:
     """Which steps were full: results depend on it by several dB, so it belongs to them."""
     table = new_table("steps that ran all blocks")
-    table.add_column("interval", justify="right")
+    table.add_column("")
     table.add_column("full steps")
     for row in rows:
-        first = next(r for r in rows if r.interval == row.interval)
+        first = next(r for r in rows if (r.interval, r.placed) == (row.interval, row.placed))
         if row.interval is not None and row.interval > 1 and row is first:
-            table.add_row(str(row.interval), " ".join(map(str, row.full_at)))
+            table.add_row(row.label.partition(",")[0], " ".join(map(str, row.full_at)))
     return table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -14,28 +13,38 @@ from skipcache.benchmarks.sampling.pipelines import ReferencePipeline
 
 @dataclass(frozen=True)
 class Variant:
-    """One thing to measure: skipcache at an interval, or with `interval` None the plain model with `steps` steps."""
+    """One thing to measure: skipcache at an interval, or with `interval` None the plain model with `steps` steps.
+
+    `placed`: `accelerate(pipe, interval=n)`, which chooses the places and the units kept; else `policy=Interval(n)`. A
+    plain variant, the rival at as many block evaluations, says which of the two it is matched with.
+    """
 
     steps: int
     interval: int | None = None
     predictor: str | None = None
     matched: int | None = None  # the interval whose block evaluations a plain variant is given
+    placed: bool = False
 
     @property
     def label(self) -> str:
         if self.interval is None:
             return f"plain, {self.steps} steps"
-        if self.interval == 1:
-            return "interval 1"
-        return f"interval {self.interval}, {label_of(self.predictor or 'hold')}"
+        if self.placed:
+            predictor = f", {label_of(self.predictor)}" if self.predictor else ""
+            return f"interval={self.interval}{predictor}"
+        return f"Interval({self.interval})" + (f", {label_of(self.predictor)}" if self.predictor else "")
 
     @property
     def group(self) -> int:
         return self.interval or self.matched or 0
 
     def attach(self, pipe: ReferencePipeline, keep: tuple[int, int]) -> None:
-        if self.interval is not None:
-            predictor = make_predictor(self.predictor) if self.predictor else None
+        if self.interval is None:
+            return
+        predictor = make_predictor(self.predictor) if self.predictor else None
+        if self.placed:
+            skipcache.accelerate(pipe, interval=self.interval, predictor=predictor)
+        else:
             skipcache.accelerate(pipe, policy=skipcache.Interval(self.interval), keep=keep, predictor=predictor)
 
 
@@ -45,21 +54,22 @@ def telling(intervals: Iterable[int]) -> list[int]:
     return sorted({min(cached, key=lambda n: abs(n - 3)), cached[-1]}) if cached else []
 
 
-def variants(settings: BenchSettings, depth: int, calls: Callable[[int], int]) -> list[Variant]:
-    """Interval 1, which shows the overhead, then for each interval its predictors and its plain rival.
+def groups(settings: BenchSettings) -> list[list[Variant]]:
+    """Interval 1, which shows the overhead; then for each interval what people type, and the paper's rule with its
+    predictors. All of a group but the first one have a rival."""
+    found = [[Variant(settings.steps, interval=1)]]
+    for n in sorted(set(settings.intervals) - {1}):
+        found.append([Variant(settings.steps, n, placed=True)])
+        found.append([Variant(settings.steps, n, predictor) for predictor in settings.predictors])
+    return found
+
+
+def rival_steps(blocks: int, depth: int, calls: Callable[[int], int]) -> int:
+    """Sampler steps that give the plain model, of `depth` blocks, so many block evaluations, or a few more.
 
     `calls(steps)` is how often a run of so many sampler steps calls the denoiser.
     """
-    rows = [Variant(settings.steps, interval=1)]
-    for interval in sorted(set(settings.intervals) - {1}):
-        rows += [Variant(settings.steps, interval, predictor) for predictor in settings.predictors]
-        rows.append(Variant(rival_steps(settings, interval, depth, calls), matched=interval))
-    return rows
-
-
-def rival_steps(settings: BenchSettings, interval: int, depth: int, calls: Callable[[int], int]) -> int:
-    """Sampler steps that give the plain model this interval's block evaluations, or a few more."""
-    total = calls(settings.steps)
-    full = math.ceil(total / interval)
-    evaluations = full * depth + (total - full) * sum(settings.keep)
-    return next(steps for steps in range(1, total + 1) if calls(steps) * depth >= evaluations)
+    steps = 1
+    while calls(steps) * depth < blocks:
+        steps += 1
+    return steps

@@ -3,7 +3,8 @@
 `<!-- table: NAME -->` and `<!-- end -->` stand around each table in the files of `DOCS`; what is between them is
 written anew. The results of `skipcache peers` are kept as docs/results/peers-MODEL-SCHEDULER.json, and
 those of `skipcache engines` as benchmarks/results/DEVICE-PRESET.json. The results of `skipcache bench`, `evidence`,
-`default` and `analyze` are copied by hand, to docs/results/bench.json, evidence.json, default.json and stability.json.
+`default` and `analyze` are copied by hand, to docs/results/bench.json, evidence.json, default.json and stability.json;
+those of `skipcache bench` for another model than dit-digits to bench-MODEL.json.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ def read_engines(root: Path) -> list[Result]:
 
 
 def read_bench(root: Path) -> list[Result]:
-    return _read_study(root, "bench")
+    """Of dit-digits first, then of the models in the files' names."""
+    return [result for path in _bench_files(root) for result in _read_study(root, path.stem)]
 
 
 def read_evidence(root: Path) -> list[Result]:
@@ -98,6 +100,10 @@ def read_default(root: Path) -> list[Result]:
 
 def read_stability(root: Path) -> list[Result]:
     return _read_study(root, "stability")
+
+
+def _bench_files(root: Path) -> list[Path]:
+    return sorted((root / "docs" / "results").glob("bench*.json"), key=lambda path: path.stem)
 
 
 def _read_study(root: Path, name: str) -> list[Result]:

@@ -14,16 +14,18 @@ Result = dict[str, Any]
 Row = dict[str, Any]
 
 SHOWN = (2, 3, 5)  # intervals of the README's table
-DEFAULT = "damped"
 SAMPLERS = {"ddim": "DDIM", "ddpm": "DDPM", "dpm++": "DPM++", "unipc": "UniPC", "euler": "Euler"}
 WAYS: dict[str | None, str] = {**{name: label_of(name) for name in PREDICTORS}, None: "fewer steps"}
 
 
 def bench(results: Sequence[Result]) -> str:
-    """The plain model, and by interval the default predictor beside the plain model at as many block evaluations."""
-    heads = ["", "full / cached steps", "block evaluations", "speedup", "ideal", "PSNR dB", "class accuracy"]
-    lines = [_fidelity(row) for result in results for row in result["rows"] if _is_shown(row)]
-    return markdown(heads, lines) + "".join(map(_facts, results)) if lines else "\n"
+    """The plain model, and by interval what people type, beside the plain model at as many block evaluations."""
+    heads = ["", "full / cached steps", "block evaluations", "speedup", "ideal", "PSNR dB", "over fewer steps, dB"]
+    tables = ""
+    for result in results:
+        lines = [[*_fidelity(row), _margin(row, result["rows"])] for row in _shown(result)]
+        tables += markdown(heads, lines) + _facts(result)
+    return tables or "\n"
 
 
 def _facts(result: Result) -> str:
@@ -42,9 +44,10 @@ def bench_full(results: Sequence[Result]) -> str:
     heads = ["", "full / cached steps", "block evaluations", "speedup", "ideal", "PSNR dB", "class accuracy"]
     lines = []
     for result in results:
-        lines += [_fidelity(row) for row in result["rows"]]
-        beside = [row for row in result["beside"] if row["interval"]]
-        lines += [[f"{result['settings']['beside']}, {row['label']}", *_fidelity(row)[1:]] for row in beside]
+        lines += [[*_fidelity(row), f"{row['class_accuracy']:.0%}"] for row in result["rows"]]
+        for row in result["beside"]:
+            label = f"{result['settings']['beside']}, {row['label']}"
+            lines += [[label, *_fidelity(row)[1:], f"{row['class_accuracy']:.0%}"]] if row["interval"] else []
     return markdown(heads, lines) if lines else "\n"
 
 
@@ -53,25 +56,31 @@ def bench_predictors(results: Sequence[Result]) -> str:
     lines = []
     for rows in (result["rows"] for result in results):
         for interval in sorted({row["group"] for row in rows if row["group"] > 1}):
-            found = {row["predictor"]: row for row in rows if row["group"] == interval}
-            lines.append([f"interval {interval}", *(_psnr(found[name]) if name in found else "-" for name in WAYS)])
+            found = {row["predictor"]: row for row in rows if row["group"] == interval and not row["placed"]}
+            lines.append([f"Interval({interval})", *(_psnr(found[name]) if name in found else "-" for name in WAYS)])
     return markdown(["", *WAYS.values()], lines) if lines else "\n"
 
 
-def _is_shown(row: Row) -> bool:
-    return row["group"] == 0 or (row["group"] in SHOWN and row["predictor"] in (DEFAULT, None))
+def _shown(result: Result) -> list[Row]:
+    return [row for row in result["rows"] if row["group"] == 0 or (row["group"] in SHOWN and row["placed"])]
+
+
+def _margin(row: Row, rows: Sequence[Row]) -> str:
+    """By how much it keeps more than its rival, where the two can be compared."""
+    rivals = (r["psnr"] for r in rows if r["interval"] is None and r["placed"] and r["group"] == row["group"])
+    rival = next(rivals, None)
+    return "" if row["interval"] is None else "-" if rival is None else f"{row['psnr'] - rival:+.1f}"
 
 
 def _fidelity(row: Row) -> list[str]:
-    label = row["label"].partition(",")[0] if row["group"] and row["predictor"] == DEFAULT else row["label"]
+    warned = " !" if row["placed"] and row["notes"] else ""
     return [
-        label,
+        row["label"] + warned,
         f"{row['full_steps']} / {row['cached_steps']}",
         str(row["blocks"]),
         f"{row['speedup']:.2f}x",
         f"{row['ideal']:.2f}x",
         _psnr(row),
-        f"{row['class_accuracy']:.0%}",
     ]
 
 
