@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import torch
 from rich.console import Console
 
-from skipcache.benchmarks.cli import analyze, bench, engines, evidence, inspect, peers, publish, train
+from skipcache.benchmarks.cli import analyze, bench, engines, evidence, inspect, overhead, peers, publish, train
 from skipcache.benchmarks.cli.command import Command
 
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
-        *(module.COMMAND for module in (bench, peers, engines, train, inspect, evidence)),
+        *(module.COMMAND for module in (bench, peers, engines, overhead, train, inspect, evidence)),
         evidence.DEFAULT,
         *(module.COMMAND for module in (analyze, publish)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -72,6 +73,12 @@ def a_weights_file(name: str, path: Path) -> None:
     if not path.is_file():
         found = "something that is no file" if path.exists() else "none"
         raise ValueError(f"{name}: expected weights at {path}, found {found}; `skipcache train MODEL` makes them")
+
+
+def a_program(name: str, path: Path) -> None:
+    """A file that can be run."""
+    if not (path.is_file() and os.access(path, os.X_OK)):
+        raise ValueError(f"{name}: expected a program, such as .venv/bin/python, got {path}")
 
 
 def a_usable_device(name: str, device: str) -> None:

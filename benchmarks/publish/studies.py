@@ -172,6 +172,28 @@ def _sampled(cell: Row) -> str:
     return f"{cell['model']}, {SAMPLERS.get(cell['scheduler'], cell['scheduler'])} {cell['steps']}"
 
 
+def overhead(results: Sequence[Result]) -> str:
+    """By way to run: a call over a plain one, a cached one over its floor, and over the other version."""
+    heads = ["", "first", "full", "cached", "cached over floor", "mean of a run", "mean over the other version"]
+    tables = ""
+    for result in results:
+        against = {(one["way"], one["kind"]): f"{one['ratio']:.2f}" for one in result["against"]}
+        found: dict[str, dict[str, Row]] = {}
+        for row in result["rows"]:
+            found.setdefault(f"{row['way']} ({row['version']})", {})[row["kind"]] = row
+        lines = [[name, *_costs(kinds, against)] for name, kinds in found.items() if "cached" in kinds]
+        tables += markdown(heads, lines) + f"`{result['command']}`.\n\n"
+    return tables or "\n"
+
+
+def _costs(kinds: dict[str, Row], against: dict[tuple[str, str], str]) -> Iterator[str]:
+    yield from (f"{kinds[kind]['over_plain']:.3f}" for kind in ("first", "full", "cached"))
+    yield f"{kinds['cached']['over_floor']:.2f}"
+    yield f"{kinds['mean']['over_plain']:.3f}"
+    here = kinds["mean"]["version"] == "this version"
+    yield against.get((kinds["mean"]["way"], "mean"), "-") if here else "-"
+
+
 def stability(results: Sequence[Result]) -> str:
     """The first, the middle and the last block of each model: mean change by step, and under noise on the input."""
     measures, blocks = ("change by step", "under noise"), ("first block", "middle", "last")

@@ -34,7 +34,7 @@ from skipcache.benchmarks.names.models import REFERENCES, TRAINABLE
         (["--threads", "0"], "--threads: expected at least 1, got 0"),
         (["--weights", "none.safetensors"], "expected weights at none.safetensors"),
         (["--compile"], "--compile: expected an option of `skipcache bench`, which does not take it"),
-        (["--rounds", "3"], "`skipcache engines` does"),
+        (["--rounds", "3"], "`skipcache engines` and `skipcache overhead` do"),
         (["--targets", "2"], "`skipcache peers` does"),
         (["--methods", "pab"], "`skipcache peers` does"),
         (["--model", "dit-digits", "--presets"], "--presets: expected an option of `skipcache bench`"),
