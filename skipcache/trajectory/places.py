@@ -141,6 +141,13 @@ def view_of(
     )
 
 
+def surest(sure: list[tuple[Trajectory, Fits]]) -> tuple[Trajectory, Fits] | None:
+    """Of runs that nothing but the sample tells apart, the one that the call is of; None where that is in doubt."""
+    if len(sure) > 1 and any(place.turn is None for _, place in sure):
+        return None
+    return nearest(sure) if sure else None
+
+
 def nearest(fitting: list[tuple[Trajectory, Fits]]) -> tuple[Trajectory, Fits] | None:
     """The run whose sample turned least; one that knows the call's lane goes before one to which the lane is new.
 

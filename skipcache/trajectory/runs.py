@@ -19,7 +19,7 @@ from skipcache.predictors import Predictor
 from skipcache.trajectory.cache import bytes_of
 from skipcache.trajectory.call import Call
 from skipcache.trajectory.lanes import Habits
-from skipcache.trajectory.places import ROUNDING, Fits, NewRun, Place, Repeat, Visit, nearest
+from skipcache.trajectory.places import ROUNDING, Fits, NewRun, Place, Repeat, Visit, surest
 from skipcache.trajectory.time import Clock, Instant, SchedulerRun
 from skipcache.trajectory.trajectory import Trajectory
 from skipcache.trajectory.word import Word
@@ -178,22 +178,13 @@ class Runs:
             places.append((run, place))
             since += [] if run.at is None else [run.at.instant]
         sure = [(run, place) for run, place in places if isinstance(place, Fits) and place.is_sure]
-        if sure and (len(sure) == 1 or all(place.turn is not None for _, place in sure)):
-            latest = nearest(sure)
-            if latest is not None:
-                return latest
-        if places and not sure and isinstance(places[0][1], Fits):
-            return places[0]
-        repeats = [(run, place) for run, place in places if isinstance(place, Repeat)]
-        if repeats and not sure:
-            return repeats[0]
-        for run in self._elsewhere(thread):
-            place = run.place(call, instant)
-            if isinstance(place, Fits) and place.is_sure:
-                if place.steps or place.lane is not None:
-                    return run, place
-                if place.turn is not None and place.turn <= ROUNDING:  # perhaps a lane of a run that hops over threads
-                    self._share(thread, run)
+        found: tuple[Trajectory, Place] | None = surest(sure)
+        if found is None and not sure:
+            repeats = [(run, place) for run, place in places if isinstance(place, Repeat)]
+            found = next(iter([one for one in places[:1] if isinstance(one[1], Fits)] or repeats), None)
+        found = found or self._elsewhere(call, instant, thread)
+        if found is not None:
+            return found
         for run, place in places:
             if isinstance(place, NewRun) and place.in_turns:
                 run.doubt()
@@ -202,8 +193,18 @@ class Runs:
         turn = begins[0].turn if begins and begins[0] is places[0][1] else None
         return Trajectory(self.policy, self.predictor), NewRun(in_turns or bool(sure), instead, turn)
 
-    def _elsewhere(self, thread: Thread) -> list[Trajectory]:
-        return [run for other in list(self._threads) if other.runs is not thread.runs for run in other.runs]
+    def _elsewhere(self, call: Call, instant: Instant, thread: Thread) -> tuple[Trajectory, Fits] | None:
+        """The run of another thread that `call` goes on with, if one is the likeliest."""
+        runs = [run for other in list(self._threads) if other.runs is not thread.runs for run in other.runs]
+        places = [(run, run.place(call, instant)) for run in dict.fromkeys(runs)]
+        sure = [(run, place) for run, place in places if isinstance(place, Fits) and place.is_sure]
+        going = [(run, place) for run, place in sure if place.steps or place.lane is not None]
+        found = surest([one for one in going if one[1].lane is not None] or going)
+        for run, place in sure if found is None else ():
+            # Perhaps a lane of a run that hops over threads.
+            if place.steps == 0 and place.lane is None and place.turn is not None and place.turn <= ROUNDING:
+                self._share(thread, run)
+        return found
 
     def _begin(self, place: NewRun, instant: Instant, thread: Thread) -> tuple[Trajectory, Instant]:
         """A new run. One that its scheduler did not announce is placed by its timesteps alone."""

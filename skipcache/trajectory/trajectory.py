@@ -20,7 +20,7 @@ from skipcache.trajectory.places import Fits, NewRun, OpenStep, Place, Repeat, V
 from skipcache.trajectory.processes import agreed
 from skipcache.trajectory.sample import Turn
 from skipcache.trajectory.time import Direction, Instant, SchedulerRun, direction, same_run
-from skipcache.trajectory.turns import Turns
+from skipcache.trajectory.turns import Turns, reads
 
 
 class Trajectory:
@@ -131,6 +131,7 @@ class Trajectory:
 
     def _by_sample(self, call: Call, found: Found, instant: Instant, last: OpenStep, steps: int) -> Place:
         """The call, unless its sample belongs to another run."""
+        found = self._without_left(call, found, instant)
         turn = self._turn(call, found, instant)
         if turn is not None and not self.turns.allow(call, turn, instant, last.instant):
             # At one time another sample with another text is a lane (areas of one image), else it is another run.
@@ -139,6 +140,16 @@ class Trajectory:
         known = instant.position is not None and (found.is_same or found.is_equal)
         sure = turn is not None or (known and not self._in_turns)
         return Fits(instant, steps, found, None if turn is None else turn.size, sure)
+
+    def _without_left(self, call: Call, found: Found, instant: Instant) -> Found:
+        """`found`, or a new lane in place of one that no sample speaks for."""
+        lane, at = found.lane, self.at
+        assert at is not None
+        if lane is None or self.named is not None or not reads(call, instant, found):
+            return found
+        if not self.lanes.is_left(lane, (at.index, at.before)):
+            return found
+        return Found(None, found.evidence, (*found.gone, lane), found.untrusted)
 
     def _again(self, call: Call, found: Found, instant: Instant, last: OpenStep) -> Place:
         """A second call of a lane at one time, with another sample: the step's next evaluation (Heun), or another run.
@@ -165,7 +176,7 @@ class Trajectory:
 
     def _turn(self, call: Call, found: Found, instant: Instant) -> Turn | None:
         """Of the call's sample, from its lane's last one, or from any lane's where it is a new lane; None: not read."""
-        if self.named is not None or not _reads(call, instant, found):
+        if self.named is not None or not reads(call, instant, found):
             return None
         assert self.at is not None
         seen = self.lanes.seen_by(found.lane, (self.at.index, self.at.before))
@@ -189,7 +200,7 @@ class Trajectory:
         lane.enter(
             call,
             at.index,
-            None if self.named is not None else self.lanes.see(call, at.index, lane, _reads(call, instant)),
+            None if self.named is not None else self.lanes.see(call, at.index, lane, reads(call, instant)),
         )
         return Visit(self, lane, at, full, opens)
 
@@ -231,12 +242,3 @@ class Trajectory:
             self.direction.learn(last.instant.timesteps, instant.timesteps)
         one_time = instant.run is None and last.instant.timesteps == instant.timesteps
         return one_time or self._in_turns
-
-
-def _reads(call: Call, instant: Instant, found: Found | None = None) -> bool:
-    """The sample is evidence: on the host, and on a device where something else was read there already."""
-    if any(x.is_meta for x in call.samples) or (instant.run is not None and instant.run.is_noisy):
-        return False
-    lane = None if found is None else found.lane
-    doubt = found is not None and lane is not None and (not found.is_same or lane.is_moved(call))
-    return instant.run is None or on_host(call.sample) or doubt

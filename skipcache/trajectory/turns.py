@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
+from skipcache.blocks import on_host
 from skipcache.trajectory.call import Call
+from skipcache.trajectory.lanes import Found
 from skipcache.trajectory.places import NewRun
 from skipcache.trajectory.sample import ODD, RECENT, Turn
 from skipcache.trajectory.time import Instant, direction
@@ -42,3 +44,12 @@ class Turns:
         """Where a run whose samples went on has turned more than before, the new run knows by how much."""
         known = bool(self.of(call)) and not self.strict and turn.size <= ODD
         return NewRun(instead=True, turn=turn.size if known else None)
+
+
+def reads(call: Call, instant: Instant, found: Found | None = None) -> bool:
+    """The sample is evidence: on the host, and on a device where something else was read there already."""
+    if any(x.is_meta for x in call.samples) or (instant.run is not None and instant.run.is_noisy):
+        return False
+    lane = None if found is None else found.lane
+    doubt = found is not None and lane is not None and (not found.is_same or lane.is_moved(call))
+    return instant.run is None or on_host(call.sample) or doubt

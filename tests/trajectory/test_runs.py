@@ -1,7 +1,9 @@
 """Which run a call is of: runs in turns, runs that change threads, and runs that the client names."""
 
+import contextlib
 import gc
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -18,19 +20,23 @@ SIZE = 2 * 64 * 4  # bytes of what one lane of `Denoiser`, or one call of `Named
 
 
 class Request:
-    """A sampling loop of its own on a shared denoiser; each step is called once for each text."""
+    """A sampling loop of its own on a shared denoiser; each step is called once for each text.
 
-    def __init__(self, model, *texts):
-        self.model, self.texts = model, texts
+    Its samples follow the output for one of them.
+    """
+
+    def __init__(self, model, *texts, follows=-1):
+        self.model, self.texts, self.follows = model, texts, follows
         self.x, self.e = tensor(), torch.zeros(2, 64)
 
     def step(self, t):
         """(step, full) of the calls, and their lanes."""
-        self.x, found, lanes = self.x + 0.1 * self.e, [], []
+        self.x, found, lanes, outputs = self.x + 0.1 * self.e, [], [], []
         for text in self.texts:
             found.append(self.model(t, text, x=self.x)[:2])
             lanes.append(self.model.lane)
-        self.e = self.model.e
+            outputs.append(self.model.e)
+        self.e = outputs[self.follows]
         return found, lanes
 
 
@@ -75,6 +81,17 @@ def test_two_requests_in_turns_that_share_one_of_two_texts_reuse_nothing_of_each
     assert cached >= 4 * 4 - 1
 
 
+def test_a_lane_that_was_left_is_not_taken_by_another_request():
+    """The first request was called once. The other one's first text is taken for a lane beside it: of another image."""
+    model, negative = Denoiser(), tensor()
+    one, other = Request(model, negative), Request(model, tensor(), negative, follows=0)
+    one.step(900.0)
+    left, found = model.lane, []
+    for t in TIMES[:3]:
+        found += other.step(t)[1]
+    assert left not in found
+
+
 def test_a_request_that_comes_while_another_one_runs_begins_at_its_own_first_step():
     model = Denoiser()
     one, other = Request(model, tensor()), Request(model, tensor())
@@ -106,6 +123,24 @@ def test_a_run_that_changes_threads_goes_on():
     done.set()
     thread.join()
     assert found == every(3, 6)[1:] and len(model.runs.all) == 1
+
+
+def test_of_the_runs_of_other_threads_the_one_that_knows_the_lane_goes_on():
+    """Two texts of one run, each first called on a thread of its own, and the next step on a third one."""
+    model, texts, x = Denoiser(Interval(2)), (tensor(), tensor()), tensor()
+    with contextlib.ExitStack() as stack:
+        threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(3)]
+
+        def call(thread, t, text, x):
+            threads[thread].submit(model, t, text, x=x).result()
+            return model.lane, model.e
+
+        (lane, e), (_, other) = call(0, 900.0, texts[0], x), call(1, 900.0, texts[1], x)
+        for number, (thread, t) in enumerate([(2, 800.0), (0, 700.0), (1, 600.0)]):
+            x = x + 0.1 * e + 0.1 * other
+            found, e = call(thread, t, texts[0], x)
+            assert found is lane, number
+            _, other = call((thread + 1) % 3, t, texts[1], x)
 
 
 def test_the_runs_of_a_thread_that_has_ended_are_freed():

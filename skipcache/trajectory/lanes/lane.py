@@ -23,7 +23,8 @@ class Lane:
     """Who is called: the model's state, the conditioning and the sample at the last call, and the step of it.
 
     `cache` is what it holds. `seen`: what its next sample may go on from, where samples are read. `others`: the same of
-    leaves of the conditioning that are samples too (LTX-2's sound), since the model has an output for them.
+    leaves of the conditioning that are samples too (LTX-2's sound), since the model has an output for them. `image`:
+    lanes that were given one sample at their last common step have one.
     """
 
     context: str | None
@@ -36,6 +37,7 @@ class Lane:
     sample: Mark | None = None
     seen: Seen | None = None
     others: dict[int, Seen] = field(default_factory=dict)
+    image: object = field(default_factory=object)
 
     @classmethod
     def of(cls, call: Call, follows: bool = False) -> Lane:

@@ -143,10 +143,19 @@ class Lanes:
         return any(lane.step == step and lane.samples == call.sample_structure for lane in self.all)
 
     def seen_by(self, lane: Lane | None, steps: tuple[int, ...]) -> list[Seen]:
-        """What the next sample of `lane` may go on from; of any lane, where it was not called at one of `steps`."""
-        lanes = self.all if lane is None or lane.step not in steps else [lane]
+        """What the next sample of `lane` may go on from. Where it was not called at one of `steps`: of its image."""
+        lanes = self.all if lane is None else self._called_of(lane, steps)
         seen = {id(x.seen): x.seen for x in lanes if x.seen is not None and x.step in steps}
         return list(seen.values())
+
+    def is_left(self, lane: Lane, steps: tuple[int, ...]) -> bool:
+        """No lane of its image was called at one of `steps`, so that no sample tells whether a call is this lane's."""
+        return not self._called_of(lane, steps)
+
+    def _called_of(self, lane: Lane, steps: tuple[int, ...]) -> list[Lane]:
+        if lane.step in steps:
+            return [lane]
+        return [other for other in self.all if other.image is lane.image and other.step in steps]
 
     def see(self, call: Call, step: int, lane: Lane, read: bool) -> Seen:
         """The sample of `call`, which another lane may have been given at this step. `read`: it may be compared."""
@@ -155,7 +164,10 @@ class Lanes:
                 continue
             same = len(call.samples) == 1 and other.sample.same(call.sample_mark)
             if same or (read and other.seen.is_of(call.samples)):
+                lane.image = other.image
                 return other.seen
+        if any(other is not lane and other.step == step and other.image is lane.image for other in self.all):
+            lane.image = object()
         seen = Seen(call.samples, lane.seen)
         for other in self.all if read else ():
             if other is not lane and other.step == step and other.seen is not None:
