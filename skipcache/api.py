@@ -127,17 +127,17 @@ def reset(target: T) -> T:
     return target
 
 
-def report(target: Any) -> Any:
+def report(target: Any, *, flops: bool = True) -> Any:
     """What caching did: a `Report`, or a dict of them by component for a pipeline of several denoisers.
 
-    FLOPs are counted at the first look, on a copy without weights; the model is not run.
+    FLOPs are counted at the first look, on a copy without weights; the model is not run. `flops=False` counts blocks.
 
     Raises ValueError where `target` is not accelerated.
 
     Example:
         print(skipcache.report(pipe).ideal_speedup)
     """
-    reports: dict[str, Report] = {name: forward.report() for name, forward in accelerated_in(target).items()}
+    reports: dict[str, Report] = {name: forward.report(flops=flops) for name, forward in accelerated_in(target).items()}
     return reports if len(reports) > 1 else next(iter(reports.values()))
 
 

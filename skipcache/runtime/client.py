@@ -52,13 +52,15 @@ class Run:
         with saying(replace(self._word, step=index, lane=lane)):
             yield self
 
-    def report(self) -> Any:
+    def report(self, *, flops: bool = True) -> Any:
         """Of this run alone: a `Report`, or a dict of them by component for a pipeline of several denoisers.
+
+        `flops`: as in `skipcache.report`.
 
         Raises ValueError where no call was made in it yet.
         """
         called = {name: f for name, f in self._forwards.items() if f.ledger.knows(self.name)} or self._forwards
-        found: dict[str, Report] = {name: forward.report(self.name) for name, forward in called.items()}
+        found: dict[str, Report] = {name: forward.report(self.name, flops) for name, forward in called.items()}
         return found if len(self._forwards) > 1 else next(iter(found.values()))
 
     def end(self) -> None:
