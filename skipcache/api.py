@@ -121,26 +121,23 @@ def reset(target: T) -> T:
     """Empty the caches and zero the report; the next call begins a trajectory. Returns `target`.
 
     Raises ValueError where `target` is not accelerated.
-
-    Example:
-        skipcache.reset(pipe)
     """
     for forward in accelerated_in(target).values():
         forward.reset()
     return target
 
 
-def report(target: Any) -> Any:
+def report(target: Any, *, flops: bool = True) -> Any:
     """What caching did: a `Report`, or a dict of them by component for a pipeline of several denoisers.
 
-    FLOPs are counted at the first look, on a copy without weights; the model is not run.
+    FLOPs are counted at the first look, on a copy without weights; the model is not run. `flops=False` counts blocks.
 
     Raises ValueError where `target` is not accelerated.
 
     Example:
         print(skipcache.report(pipe).ideal_speedup)
     """
-    reports: dict[str, Report] = {name: forward.report() for name, forward in accelerated_in(target).items()}
+    reports: dict[str, Report] = {name: forward.report(flops=flops) for name, forward in accelerated_in(target).items()}
     return reports if len(reports) > 1 else next(iter(reports.values()))
 
 
@@ -149,6 +146,7 @@ def run(
     name: str,
     timesteps: Sequence[float] | None = None,
     *,
+    times: Sequence[float] | None = None,
     interval: int | None = None,
     policy: Policy | None = None,
     speedup: float | None = None,
@@ -161,6 +159,7 @@ def run(
         target: what was accelerated.
         name: the same name is the same run, until `end()`, or until its timesteps begin again.
         timesteps: all of the run's, in their order, as the model is given them: a tensor or a list, (steps,).
+        times: flow time sigma / (alpha + sigma) of each, 1 for noise, for `speedup`; by default that of DDPM.
         interval, policy, speedup: for this run alone, one at most; `interval=1` switches caching off for it.
 
     Returns a `Run`: `step(index, lane=None)` names the step and lane of the calls inside, `report()` is of this run
@@ -173,7 +172,7 @@ def run(
             with skipcache.run(model, "request-17", timesteps, interval=2):
                 noise = model(x, t, text)
     """
-    return named_run(accelerated_in(target), name, timesteps, interval, policy, speedup)
+    return named_run(accelerated_in(target), name, timesteps, interval, policy, speedup, times)
 
 
 def release(target: T) -> T:

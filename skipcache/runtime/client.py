@@ -52,13 +52,15 @@ class Run:
         with saying(replace(self._word, step=index, lane=lane)):
             yield self
 
-    def report(self) -> Any:
+    def report(self, *, flops: bool = True) -> Any:
         """Of this run alone: a `Report`, or a dict of them by component for a pipeline of several denoisers.
+
+        `flops`: as in `skipcache.report`.
 
         Raises ValueError where no call was made in it yet.
         """
         called = {name: f for name, f in self._forwards.items() if f.ledger.knows(self.name)} or self._forwards
-        found: dict[str, Report] = {name: forward.report(self.name) for name, forward in called.items()}
+        found: dict[str, Report] = {name: forward.report(self.name, flops) for name, forward in called.items()}
         return found if len(self._forwards) > 1 else next(iter(found.values()))
 
     def end(self) -> None:
@@ -74,6 +76,7 @@ def named_run(
     interval: int | None,
     policy: Policy | None,
     speedup: float | None,
+    times: Tensor | Sequence[float] | None = None,
 ) -> Run:
     """See `skipcache.run`."""
     if not isinstance(name, str) or not name:
@@ -96,16 +99,29 @@ def named_run(
             f"run: {policy!r} follows H, which is not kept for {unread[0].settings.policy!r}; accelerate with it"
         )
     models = tuple(forward.module for forward in forwards.values())
-    return Run(forwards, Word(models, name, _times(timesteps), policy))
+    steps = _numbers("timesteps", timesteps)
+    return Run(forwards, Word(models, name, steps, _flow_times(times, steps), policy))
 
 
-def _times(timesteps: Tensor | Sequence[float] | None) -> Tensor | None:
-    if timesteps is None:
+def _numbers(what: str, given: Tensor | Sequence[float] | None) -> Tensor | None:
+    if given is None:
         return None
     try:
-        found = torch.as_tensor(timesteps).detach().cpu()
+        found = torch.as_tensor(given).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"run: expected timesteps as numbers, got {timesteps!r}") from error
+        raise TypeError(f"run: expected {what} as numbers, got {given!r}") from error
     if found.ndim != 1 or not found.numel() or found.is_complex() or not bool(torch.isfinite(found).all()):
-        raise ValueError(f"run: expected timesteps as a list of finite numbers, got {timesteps!r}")
+        raise ValueError(f"run: expected {what} as a list of finite numbers, got {given!r}")
     return found
+
+
+def _flow_times(given: Tensor | Sequence[float] | None, timesteps: Tensor | None) -> tuple[float, ...] | None:
+    found = _numbers("times", given)
+    if found is None:
+        return None
+    count = 0 if timesteps is None else len(timesteps)
+    if len(found) != count:
+        raise ValueError(f"run: expected as many times as timesteps, got {len(found)} and {count}; give both")
+    if not bool(((found >= 0) & (found <= 1)).all()):
+        raise ValueError(f"run: expected times sigma / (alpha + sigma), from 0 (data) to 1 (noise), got {given!r}")
+    return tuple(found.double().tolist())

@@ -226,11 +226,11 @@ class CachedForward(Override):
         self._lost += 1
         (self._say if self._lost >= LOST_BEFORE_WARNING else self.ledger.because)(reason)
 
-    def report(self, name: str | None = None) -> Report:
+    def report(self, name: str | None = None, flops: bool = True) -> Report:
         """What was done since `accelerate` or `reset`, or in the run called `name`."""
         runs = self.runs.all if name is None else [run for run in self.runs.all if run.named == name]
         unseen = unnoticed(self, self.pipelines, bool(self.ledger.all.calls))
-        return self.ledger.report(name, (x for run in runs for x in run.tensors), unseen)
+        return self.ledger.report(name, (x for run in runs for x in run.tensors), unseen, flops)
 
     def end(self, name: str) -> None:
         """The run called `name` is over."""

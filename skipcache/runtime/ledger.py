@@ -65,8 +65,12 @@ class Ledger:
             self.because(note)
             warnings.warn(f"skipcache: {note}", UserWarning, stacklevel=2)
 
-    def report(self, name: str | None, cached: Iterable[Tensor], more: Iterable[str] = ()) -> Report:
+    def report(
+        self, name: str | None, cached: Iterable[Tensor], more: Iterable[str] = (), flops: bool = True
+    ) -> Report:
         """Of the run called `name`, or of all. `cached`: what it holds. `more`: reasons that are seen only now.
+
+        `flops`: count them, else blocks.
 
         Raises ValueError for a name that no run had.
         """
@@ -75,7 +79,7 @@ class Ledger:
             raise ValueError(
                 f"no call was made in a run called {name!r}; its calls go inside of `with skipcache.run(...)`"
             )
-        speedup, why = speedup_of(counters, self._outlines.values(), self._flops)
+        speedup, why = speedup_of(counters, self._outlines.values(), self._flops if flops else None)
         return Report(
             full_steps=counters.full_steps,
             cached_steps=counters.cached_steps,

@@ -20,7 +20,7 @@ from skipcache.trajectory.cache import bytes_of
 from skipcache.trajectory.call import Call
 from skipcache.trajectory.lanes import Habits
 from skipcache.trajectory.places import ROUNDING, Fits, NewRun, Place, Repeat, Visit, surest
-from skipcache.trajectory.time import Clock, Instant, SchedulerRun
+from skipcache.trajectory.time import Clock, Instant
 from skipcache.trajectory.trajectory import Trajectory
 from skipcache.trajectory.word import Word
 
@@ -95,11 +95,10 @@ class Runs:
             return run.enter(call, place, instant)
 
     def _is_said(self, run: Trajectory, word: Word) -> bool:
-        return word.is_of(None if run.said is None else run.said.timesteps, run.policy, self.policy)
+        return word.is_of(run.said, run.policy, self.policy)
 
     def _named(self, word: Word) -> Trajectory:
-        said = None if word.timesteps is None else SchedulerRun(None, word.timesteps)
-        return Trajectory(word.policy or self.policy, self.predictor, None, said, word.name, self._habits)
+        return Trajectory(word.policy or self.policy, self.predictor, None, word.run, word.name, self._habits)
 
     def forget(self, name: str) -> None:
         """The named run has ended."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from skipcache.policies import Policy
+from skipcache.trajectory.time import SchedulerRun
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,7 @@ class Word:
         models: those that it is said of.
         name: of the run.
         timesteps: of the run, in the order in which it goes through them; None where they were not said.
+        times: the flow time of each of them; None where they were not said.
         policy: of the run; None: the model's own.
         step, lane: of the calls; None where they were not said.
     """
@@ -36,15 +38,21 @@ class Word:
     models: tuple[Any, ...]
     name: str
     timesteps: Tensor | None = None
+    times: tuple[float, ...] | None = None
     policy: Policy | None = None
     step: int | None = None
     lane: str | None = None
 
-    def is_of(self, said: Tensor | None, policy: Policy, default: Policy) -> bool:
+    @property
+    def run(self) -> SchedulerRun | None:
+        """Its timesteps, as those of a scheduler."""
+        return None if self.timesteps is None else SchedulerRun(None, self.timesteps, self.times)
+
+    def is_of(self, said: SchedulerRun | None, policy: Policy, default: Policy) -> bool:
         """It says the same as before of a run with these timesteps and this policy."""
-        mine = self.timesteps
-        same = mine is said or (mine is not None and said is not None and torch.equal(mine, said))
-        return same and policy == (self.policy or default)
+        mine, theirs = self.timesteps, None if said is None else said.timesteps
+        same = mine is theirs or (mine is not None and theirs is not None and torch.equal(mine, theirs))
+        return same and self.times == (None if said is None else said.told) and policy == (self.policy or default)
 
 
 SAID: ContextVar[tuple[Word, ...]] = ContextVar("skipcache", default=())

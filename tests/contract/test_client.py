@@ -201,3 +201,18 @@ def test_another_policy_or_other_timesteps_under_a_known_name_begin_another_run(
                 out = call(model, noise(), t)
             assert i or torch.equal(out, call(plain, noise(), t))
     assert run.report().full_at == (0,)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_full_steps_are_placed_in_the_flow_time_that_a_client_says(engine):
+    """A shifted flow: late steps are far apart in flow time, early ones are not."""
+    timesteps = [1000 * 3 * s / (1 + 2 * s) for s in (1 - i / 24 for i in range(24))]
+    placed = {}
+    for name, times in (("ddpm", None), ("flow", [t / 1000 for t in timesteps])):
+        model, x = skipcache.accelerate(tiny(depth=6), keep=0, speedup=2, engine=engine), noise()
+        for t in timesteps:
+            with skipcache.run(model, name, timesteps, times=times) as run:
+                x = x - 0.05 * call(model, x, t)
+        placed[name] = run.report().full_at
+    assert placed["flow"] == skipcache.Spread(0.5).places(24, tuple(t / 1000 for t in timesteps))
+    assert placed["ddpm"] == skipcache.Spread(0.5).places(24) != placed["flow"]

@@ -24,8 +24,8 @@ def accelerated(*names, **asked):
     return forwards
 
 
-def named(forwards, name="r", timesteps=None, interval=None, policy=None, speedup=None):
-    return named_run(forwards, name, timesteps, interval, policy, speedup)
+def named(forwards, name="r", timesteps=None, interval=None, policy=None, speedup=None, times=None):
+    return named_run(forwards, name, timesteps, interval, policy, speedup, times)
 
 
 def word_of(forwards):
@@ -48,6 +48,10 @@ def call(forward, t=900.0):
         ({"timesteps": 900.0}, ValueError, "a list of finite numbers"),
         ({"timesteps": [[900.0]]}, ValueError, "a list of finite numbers"),
         ({"timesteps": [900.0, float("inf")]}, ValueError, "a list of finite numbers"),
+        ({"times": [1.0, 0.5]}, ValueError, "as many times as timesteps, got 2 and 0; give both"),
+        ({"timesteps": TIMES, "times": [1.0, 0.5]}, ValueError, "got 2 and 3"),
+        ({"timesteps": TIMES, "times": TIMES}, ValueError, r"from 0 \(data\) to 1 \(noise\)"),
+        ({"timesteps": TIMES, "times": "soon"}, TypeError, "expected times as numbers"),
         ({"interval": 2, "policy": Interval(2)}, ValueError, "interval and policy exclude each other"),
         ({"policy": Interval(2), "speedup": 2.0}, ValueError, "policy and speedup exclude each other"),
         ({"policy": Interval}, TypeError, "another Policy, got <class"),
@@ -158,6 +162,12 @@ def test_of_one_denoiser_the_report_is_no_dict():
     with named(forwards) as run:
         call(forwards["transformer"])
     assert isinstance(run.report(), Report) and run.report().full_at == (0,)
+
+
+def test_the_times_of_a_run_are_handed_on():
+    forwards = accelerated()
+    with named(forwards, timesteps=TIMES, times=torch.tensor([1.0, 0.5, 0.25])):
+        assert word_of(forwards).run.times == (1.0, 0.5, 0.25)
 
 
 def test_a_run_that_has_ended_is_forgotten_by_all_denoisers():

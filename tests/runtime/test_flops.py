@@ -11,6 +11,7 @@ import skipcache
 from skipcache.engines.fx.engine import FxEngine
 from skipcache.engines.hooks.engine import HookEngine
 from skipcache.predictors import Delta, Hold
+from skipcache.runtime import flops
 from skipcache.runtime.flops import MAX_COUNTED, Costs, Uncounted, count_flops, ideal_speedup
 from skipcache.stack import make_plan
 from skipcache.trajectory import CallReader, FeatureCache, blank_call
@@ -183,3 +184,16 @@ def test_without_a_cached_call_nothing_is_counted():
 
     assert ideal_speedup({}, OUTLINES, fail) is None
     assert ideal_speedup({("a", True): 3}, OUTLINES, fail) == 1.0
+
+
+@BOTH
+def test_a_report_without_flops_counts_blocks_and_makes_no_copy(engine, monkeypatch):
+    copies, weightless = [], flops.weightless
+    monkeypatch.setattr(flops, "weightless", lambda *given: copies.append(given) or weightless(*given))
+    model = skipcache.accelerate(tiny(depth=6), interval=2, keep=1, engine=engine)
+    with skipcache.run(model, "r") as named:
+        run(model, steps=4)
+    for found in (skipcache.report(model, flops=False), named.report(flops=False)):
+        assert found.ideal_speedup == (found.blocks_run + found.blocks_saved) / found.blocks_run > 1
+        assert found.reasons == () and copies == []
+    assert skipcache.report(model).ideal_speedup != found.ideal_speedup and copies

@@ -4,7 +4,9 @@ import asyncio
 import threading
 
 import pytest
+import torch
 
+from skipcache.policies import Interval
 from skipcache.trajectory.word import Word, said_of, saying
 
 
@@ -63,3 +65,12 @@ def test_a_thread_that_was_not_handed_the_context_hears_nothing():
         thread.start()
         thread.join()
     assert heard == [None]
+
+
+def test_other_timesteps_or_other_flow_times_are_another_run():
+    said = Word((), "r", torch.tensor([9.0, 4.0]), (1.0, 0.5))
+    same = Word((), "r", torch.tensor([9.0, 4.0]), (1.0, 0.5))
+    assert said.run.times == (1.0, 0.5) and same.is_of(said.run, Interval(3), Interval(3))
+    others = [(None, None), (torch.tensor([9.0, 4.0]), None), (torch.tensor([9.0, 3.0]), (1.0, 0.5))]
+    assert not any(Word((), "r", *other).is_of(said.run, Interval(3), Interval(3)) for other in others)
+    assert Word((), "r").is_of(None, Interval(3), Interval(3)) and not Word((), "r").is_of(said.run, *2 * [Interval(3)])

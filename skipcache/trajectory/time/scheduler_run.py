@@ -26,10 +26,14 @@ BENT = ("DDIM", "PNDM")
 
 @dataclass(eq=False)
 class SchedulerRun:
-    """What one `set_timesteps` of a scheduler made. Each makes a new tensor, so another tensor is another run."""
+    """What one `set_timesteps` of a scheduler made. Each makes a new tensor, so another tensor is another run.
+
+    `told`: the flow times, where a client has said them.
+    """
 
     scheduler: Any
     timesteps: Tensor
+    told: tuple[float, ...] | None = None
 
     def holds(self, timestep: Tensor | float) -> bool:
         """`timestep` is a view of this run's own memory."""
@@ -71,7 +75,7 @@ class SchedulerRun:
     @cached_property
     def times(self) -> tuple[float, ...] | None:
         """The flow time of each step; see `flow_times`."""
-        return None if self.scheduler is None else flow_times(self.scheduler, self.timesteps)
+        return self.told if self.scheduler is None else flow_times(self.scheduler, self.timesteps)
 
     @cached_property
     def is_noisy(self) -> bool:
