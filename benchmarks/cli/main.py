@@ -9,19 +9,30 @@ from collections.abc import Sequence
 import torch
 from rich.console import Console
 
-from skipcache.benchmarks.cli import analyze, bench, engines, evidence, inspect, overhead, peers, publish, train
+from skipcache.benchmarks.cli import (
+    analyze,
+    bench,
+    compare,
+    engines,
+    evidence,
+    inspect,
+    overhead,
+    peers,
+    publish,
+    train,
+)
 from skipcache.benchmarks.cli.command import Command
 
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
-        *(module.COMMAND for module in (bench, peers, engines, overhead, train, inspect, evidence)),
+        *(module.COMMAND for module in (bench, compare, peers, engines, overhead, train, inspect, evidence)),
         evidence.DEFAULT,
         *(module.COMMAND for module in (analyze, publish)),
     )
 }
 EXTRAS = {  # modules -> the extra that installs them
-    **dict.fromkeys(("diffusers", "matplotlib", "safetensors", "sklearn", "torchmetrics"), "bench"),
+    **dict.fromkeys(("diffusers", "matplotlib", "safetensors", "sklearn", "torchmetrics", "PIL"), "bench"),
     "cache_dit": "peers",
 }
 NO_MEMORY = ("allocate memory", "out of memory")  # in what torch raises as RuntimeError

@@ -6,6 +6,8 @@ pipelines in diffusers the newer ones do these, those of DiT, PixArt and Latte d
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import diffusers
@@ -17,14 +19,26 @@ from skipcache.benchmarks.sampling.pipelines import ReferencePipeline
 
 
 class InContext(diffusers.CacheMixin):
-    """A denoiser whose calls stand in a `cache_context`; batched guidance is one context."""
+    """A denoiser whose calls stand in a `cache_context`: the pipeline's, or else one for batched guidance."""
 
     current_timestep = 0
+    in_context = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.current_timestep = int(kwargs["timestep"].flatten()[0])
+        if self.in_context:
+            return super().__call__(*args, **kwargs)
         with self.cache_context("cond"):
             return super().__call__(*args, **kwargs)
+
+    @contextmanager
+    def cache_context(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        with super().cache_context(*args, **kwargs):
+            self.in_context = True
+            try:
+                yield
+            finally:
+                self.in_context = False
 
 
 class UnconditionalFirst(InContext):

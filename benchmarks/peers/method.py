@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import skipcache
-from skipcache.benchmarks.options.peers import CALIBRATION_SEED, PeersSettings
+from skipcache.benchmarks.options.peers import CALIBRATION_SEED
 from skipcache.benchmarks.references.data.dataset import Data, balanced
 from skipcache.benchmarks.sampling.flops import Meter, Work
 from skipcache.benchmarks.sampling.metrics import compare
@@ -58,7 +58,7 @@ class Task:
 
     model: nn.Module
     data: Data
-    settings: PeersSettings
+    settings: Any  # PeersSettings, or what has their `steps`, `seeds`, `targets` and `batch`
     prediction: str = "epsilon"  # of the model, as a scheduler's prediction_type
     make: Callable[[nn.Module, Any], Any] = ReferencePipeline  # a pipeline of a model and a scheduler
     work: dict[str, Work] = field(default_factory=dict)  # of calibration runs, by `key_of`

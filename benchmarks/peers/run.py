@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from skipcache.benchmarks.names.peers import PEERS, Peer
 from skipcache.benchmarks.names.schedulers import STOCHASTIC
@@ -39,7 +39,7 @@ def run_peers(settings: PeersSettings, console: Console) -> Path:
     methods = find_methods(settings.methods)
     task = Task(reference.load(settings.weights), reference.data(), settings, reference.prediction, reference.pipe)
     settings.out.mkdir(parents=True, exist_ok=True)
-    with _progress(console) as show, warnings.catch_warnings():
+    with shown_progress(console) as show, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # other libraries warn of themselves
         rows, facts = compare_all(task, methods, reference.judge(), show)
     content = {
@@ -84,6 +84,7 @@ class Entry:
     error: str | None = None
 
 
+Targets = Mapping[str, Sequence[float]]  # by method
 Show = Callable[[str, int], None]  # (what is being done, how much more there is of it)
 
 
@@ -92,31 +93,52 @@ def compare_all(
 ) -> tuple[list[Row], dict[str, bool]]:
     """The plain model's row, then those of each target; and whether the plain model samples as before all peers."""
     settings = task.settings
-    before = task.run(task.plain, settings.seeds[0])
-    entries = list(tune_all(task, methods, show))
-    contenders, entries = enter_all(task, entries, show)
-    flops, held = plain_work(task)
-    one_round = len(contenders) + (len(contenders) + 1) // 2
-    show("runs side by side", one_round * len(settings.seeds))
-    plain = race(task, list(contenders.values()), lambda: show("", 0))
-    for contender in contenders.values():
-        finish(contender, flops, held)
+    done = compete(task, methods, show)
+    contenders, plain = done.contenders, done.plain
     fine = None if settings.scheduler in STOCHASTIC else [task.run(task.plain, seed, FINE) for seed in settings.seeds]
     judged = Judge(settings, plain, fine, task.data.samples, task.labels, judge)
-    first = Row("", f"plain, {settings.steps} steps", "", None, flops=flops, flop_speedup=1.0, speedup=1.0)
+    first = Row("", f"plain, {settings.steps} steps", "", None, flops=done.flops, flop_speedup=1.0, speedup=1.0)
     first.blocks = task.plain_work.blocks
     judged.judge(first, plain)
     for contender in contenders.values():
         judged.judge(contender.row, contender.samples)
-    rows = [first, *(_row(entry, contenders) for entry in entries)]
-    return rows, {"plain_untouched": torch.equal(before, task.run(task.plain, settings.seeds[0]))}
+    return [first, *done.rows()], {"plain_untouched": done.plain_untouched}
 
 
-def tune_all(task: Task, methods: Sequence[Method], show: Show) -> Iterator[Entry]:
+@dataclass(frozen=True)
+class Competition:
+    """All methods, tuned and run in turns with the plain model. `plain` has its samples by seed, `flops` its work."""
+
+    entries: list[Entry]
+    contenders: dict[str, Contender]
+    plain: list[Tensor]
+    flops: int
+    plain_untouched: bool  # the plain model samples as before all methods
+
+    def rows(self) -> list[Row]:
+        return [_row(entry, self.contenders) for entry in self.entries]
+
+
+def compete(task: Task, methods: Sequence[Method], show: Show, more: Targets = MORE_TARGETS) -> Competition:
+    """`more` are targets that some methods have beside the task's."""
+    seeds = task.settings.seeds
+    before = task.run(task.plain, seeds[0])
+    entries = list(tune_all(task, methods, show, more))
+    contenders, entries = enter_all(task, entries, show)
+    flops, held = plain_work(task)
+    one_round = len(contenders) + (len(contenders) + 1) // 2
+    show("runs side by side", one_round * len(seeds))
+    plain = race(task, list(contenders.values()), lambda: show("", 0))
+    for contender in contenders.values():
+        finish(contender, flops, held)
+    return Competition(entries, contenders, plain, flops, torch.equal(before, task.run(task.plain, seeds[0])))
+
+
+def tune_all(task: Task, methods: Sequence[Method], show: Show, more: Targets = MORE_TARGETS) -> Iterator[Entry]:
     """By target; one that cannot run says so once and is not asked again."""
     failed: set[str] = set()
-    targets = sorted({*task.settings.targets, *(t for m in methods for t in MORE_TARGETS.get(m.name, ()))})
-    asked = [(target, m) for target in targets for m in methods if _is_asked(task, m, target)]
+    targets = sorted({*task.settings.targets, *(t for m in methods for t in more.get(m.name, ()))})
+    asked = [(target, m) for target in targets for m in methods if _is_asked(task, m, target, more)]
     show("tuning", len(asked))
     budget, at = 0, 0.0
     for target, method in asked:
@@ -135,8 +157,8 @@ def tune_all(task: Task, methods: Sequence[Method], show: Show) -> Iterator[Entr
             yield Entry(method, target, 0.0, None, _told(error))
 
 
-def _is_asked(task: Task, method: Method, target: float) -> bool:
-    return target in (*task.settings.targets, *MORE_TARGETS.get(method.name, ()))
+def _is_asked(task: Task, method: Method, target: float, more: Targets) -> bool:
+    return target in (*task.settings.targets, *more.get(method.name, ()))
 
 
 def _told(error: Exception) -> str:
@@ -169,7 +191,7 @@ def _row(entry: Entry, contenders: dict[str, Contender]) -> Row:
 
 
 @contextmanager
-def _progress(console: Console) -> Iterator[Show]:
+def shown_progress(console: Console) -> Iterator[Show]:
     with progress_bar(console) as bar:
 
         def show(what: str, more: int) -> None:

@@ -29,8 +29,8 @@ COLUMNS = {
 }
 
 
-def cells(row: Row) -> list[str]:
-    return [cell(row) for cell in COLUMNS.values()]
+def cells(row: Row, columns: Sequence[str] = tuple(COLUMNS)) -> list[str]:
+    return [COLUMNS[heading](row) for heading in columns]
 
 
 def _x(value: float | None) -> str:
@@ -64,7 +64,7 @@ def print_peers(console: Console, rows: Sequence[Row], settings: PeersSettings, 
     shown = wide(console, WIDTH)
     title = f"{settings.model}, {settings.steps} {settings.scheduler.upper()} steps, guidance {settings.guidance:g}"
     plain = rows[0]
-    shown.print(Group(*(_table(f"{title}: {target:g}x", [plain, *some]) for target, some in by_target(rows))))
+    shown.print(Group(*(table_of(f"{title}: {target:g}x", [plain, *some]) for target, some in by_target(rows))))
     for row in failed(rows):
         shown.print(f"{row.label} does not run: {row.error}", highlight=False)
     shown.print(
@@ -78,12 +78,12 @@ def print_peers(console: Console, rows: Sequence[Row], settings: PeersSettings, 
         shown.print("[red]A method has changed the plain model's samples: no row can be trusted.[/red]")
 
 
-def _table(title: str, rows: Sequence[Row]) -> Table:
+def table_of(title: str, rows: Sequence[Row], columns: Sequence[str] = tuple(COLUMNS)) -> Table:
     table = new_table(title, gap=1)
     table.add_column("", no_wrap=True)
-    for heading in COLUMNS:
+    for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         style = "bold" if row.method == "skipcache" else "dim" if not row.library else ""
-        table.add_row(Text(row.label), *cells(row), style=style)
+        table.add_row(Text(row.label), *cells(row, columns), style=style)
     return table

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,9 +20,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 @contextmanager
-def flop_counter() -> Iterator[FlopCounterMode]:
-    """Counts the FLOPs of what runs in the context, under the MATH backend: the counter misses fused attention."""
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+def flop_counter(device: str = "cpu") -> Iterator[FlopCounterMode]:
+    """Counts the FLOPs of what runs in the context. On the CPU under MATH: the counter misses fused attention there.
+
+    On cuda the counter knows all backends, and MATH would take the memory of whole attention matrices.
+    """
+    backend = nullcontext() if device == "cuda" else sdpa_kernel(SDPBackend.MATH)
+    with backend, FlopCounterMode(display=False) as counter:
         yield counter
 
 
@@ -61,7 +65,7 @@ class Meter:
         self.names = [name for name, module in model.named_modules() if not any(module.children())]
         self.leaves: dict[str, Leaf] = {}
         self.whole: dict[str, int] = defaultdict(int)
-        with flop_counter() as counter:
+        with flop_counter(next(model.parameters()).device.type) as counter:
             last = 0
 
             def weigh(name: str, block: str | None, numel: int) -> None:

@@ -6,8 +6,9 @@ import json
 import os
 import platform
 import sys
+from contextlib import suppress
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,18 @@ def write_json(path: Path, settings: Any, content: dict[str, Any]) -> None:
     head = {
         "command": " ".join(["skipcache", *sys.argv[1:]]),
         "settings": asdict(settings),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **_versions()},
     }
     path.write_text(json.dumps({**head, **content}, indent=1, default=str, allow_nan=False) + "\n")
+
+
+def _versions() -> dict[str, str]:
+    """Of those that are installed."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def read_json(path: Path) -> dict[str, Any]:
