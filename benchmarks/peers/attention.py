@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import diffusers
 from diffusers.hooks import FasterCacheConfig, PyramidAttentionBroadcastConfig
 
-from skipcache.benchmarks.peers.context import UnconditionalFirst, by_hand, cached_pipeline
+from skipcache.benchmarks.peers.context import InContext, UnconditionalFirst, by_hand, cached_pipeline
 from skipcache.benchmarks.peers.method import Setting, Task, best
 from skipcache.benchmarks.sampling.pipelines import ReferencePipeline
 
@@ -67,7 +67,7 @@ class FasterCache:
         return best(task, self, [ladder], budget)
 
     def attach(self, task: Task, setting: Setting) -> ReferencePipeline:
-        pipe = cached_pipeline(task, UnconditionalFirst)
+        pipe = cached_pipeline(task, UnconditionalFirst if _has_it_second(task) else InContext)
         model = pipe.transformer
         names = (task.stack.sample, task.stack.timestep, *task.data.table)
         config = FasterCacheConfig(
@@ -97,7 +97,12 @@ class FasterCache:
         return usage(task, "apply_faster_cache", config)
 
     def note(self, task: Task) -> str:
-        return "halves of the batch turned round: it wants the unconditional one first"
+        return "halves of the batch turned round: it wants the unconditional one first" if _has_it_second(task) else ""
+
+
+def _has_it_second(task: Task) -> bool:
+    """The pipeline asks for the unconditional half second; those of diffusers ask for it first."""
+    return isinstance(task.plain, ReferencePipeline)
 
 
 def usage(task: Task, function: str, config: str) -> str:

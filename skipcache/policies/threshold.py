@@ -15,6 +15,9 @@ class Threshold:
     summed, as in TeaCache (arXiv 2411.19108); the coming step is expected to change as much as the last one did. Each
     decision reads one number from the device, once per step.
 
+    Experimental: in some settings a uniform interval keeps more, above all with samplers that draw noise: see
+    docs/notebook.md.
+
     The second step of a run is cached whatever the limit: by then no change of H is known. To make it full, write a
     policy of your own that also asks for `step.index`.
 
