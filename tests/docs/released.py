@@ -107,8 +107,7 @@ def released(address):
     kind = type(pipe)
 
     def call(self, prompt=None, **given):
-        first = () if hasattr(kind, "encode_prompt") else (prompt,)  # DiT's class labels
-        return kind.__call__(self, *first, **{**given, **arguments(self, given)})
+        return kind.__call__(self, **{**given, **arguments(self, given)})
 
     pipe.__class__ = type(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
     return pipe
