@@ -64,7 +64,10 @@ def for_hunyuan_video(pipe, given):
         **texts(pipe, config.text_embed_dim, names=("prompt_embeds",)),
         "pooled_prompt_embeds": randn(1, config.pooled_projection_dim),
         "prompt_attention_mask": torch.ones(1, TOKENS),
-        **{"height": 64, "width": 64, "num_frames": 9, "output_type": "latent"},
+        "height": 64,
+        "width": 64,
+        "num_frames": 9,
+        "output_type": "latent",
     }
 
 
