@@ -7,7 +7,7 @@ SAMPLERS ?= ddim dpm++ ddpm
 JOBS ?= 2
 SEQUENCES ?= 10000
 
-.PHONY: bench test test-all fuzz lint evidence engines clean
+.PHONY: bench test test-all fuzz lint docs links notebooks evidence engines clean
 
 bench: .venv/installed
 	$(BIN)/skipcache bench --out $(OUT)
@@ -48,10 +48,22 @@ lint: .venv/installed
 	$(BIN)/python -m pip install -q --no-deps --target .lint .
 	cd .lint && ../$(BIN)/mypy --config-file ../pyproject.toml -p skipcache
 
+# The site, into site/. A warning is an error: a link that leads nowhere, a name without a docstring.
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+# Links of the docs that leave the repository; needs a network, so continuous integration does not run it.
+links: .venv/installed
+	$(BIN)/python docs/hooks/links.py
+
+# Runs the notebooks and saves their outputs.
+notebooks: .venv/installed
+	for name in examples/*.ipynb; do $(BIN)/python examples/run_notebook.py $$name || exit 1; done
+
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
 clean:
-	rm -rf .venv .lint build *.egg-info $(OUT) evidence-out
+	rm -rf .venv .lint build site *.egg-info $(OUT) evidence-out

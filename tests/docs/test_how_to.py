@@ -12,15 +12,13 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2
 
 import skipcache
 from skipcache.engines import Engine
+from tests.docs import pages
 
 ROOT = Path(__file__).parents[2]
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def sections(page):
-    """Heading -> the Python blocks below it; "" for those before the first one."""
-    parts = re.split(r"^##+ (.*)$", (ROOT / page).read_text(), flags=re.MULTILINE)
-    return {heading: BLOCK.findall(body) for heading, body in zip(["", *parts[1::2]], parts[::2])}
+    return pages.sections(ROOT / page)
 
 
 def run(*headings):
