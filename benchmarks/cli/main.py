@@ -26,7 +26,8 @@ from skipcache.benchmarks.cli.command import Command
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
-        *(module.COMMAND for module in (bench, compare, peers, engines, overhead, train, inspect, evidence)),
+        *(module.COMMAND for module in (bench, compare, peers, engines, train, inspect, evidence)),
+        engines.OVERHEAD,
         evidence.DEFAULT,
         *(module.COMMAND for module in (analyze, publish)),
     )
