@@ -123,7 +123,10 @@ class Trajectory:
         found = self.lanes.find(call, at, before)
         if steps == 0 and found.lane is None and (instant.run is None or on_host(call.sample)):
             found = self.lanes.find_again(call, at, found)
-        if steps == 0 and found.lane is not None and found.lane.step == last.index:
+        unseen = found.lane is None or found.lane.step < last.index
+        if steps == 0 and unseen and self._evaluates_again(call, instant, last):
+            return self._by_sample(call, self.lanes.find(call, at + 1, at), instant.next(), last, 1)
+        if steps == 0 and not unseen:
             return self._again(call, found, instant, last)
         if instant.run is None and steps and not self.lanes.know_structure(call.structure):
             return NewRun()
@@ -131,9 +134,11 @@ class Trajectory:
 
     def _by_sample(self, call: Call, found: Found, instant: Instant, last: OpenStep, steps: int) -> Place:
         """The call, unless its sample belongs to another run."""
-        found = self._without_left(call, found, instant)
+        if self.named is None and reads(call, instant, found):
+            found = self.lanes.without_left(found, (last.index, last.before))
         turn = self._turn(call, found, instant)
-        if turn is not None and not self.turns.allow(call, turn, instant, last.instant):
+        moved = found.lane is not None and found.lane.is_moved(call)
+        if turn is not None and not self.turns.allow(call, turn, instant, last.instant, moved):
             # At one time another sample with another text is a lane (areas of one image), else it is another run.
             again = steps or found.lane is not None
             return self.turns.instead(call, turn) if again else Fits(instant, 0, found)
@@ -141,15 +146,12 @@ class Trajectory:
         sure = turn is not None or (known and not self._in_turns)
         return Fits(instant, steps, found, None if turn is None else turn.size, sure)
 
-    def _without_left(self, call: Call, found: Found, instant: Instant) -> Found:
-        """`found`, or a new lane in place of one that no sample speaks for."""
-        lane, at = found.lane, self.at
-        assert at is not None
-        if lane is None or self.named is not None or not reads(call, instant, found):
-            return found
-        if not self.lanes.is_left(lane, (at.index, at.before)):
-            return found
-        return Found(None, found.evidence, (*found.gone, lane), found.untrusted)
+    def _evaluates_again(self, call: Call, instant: Instant, last: OpenStep) -> bool:
+        """At one time, a sample that goes on from one of this step: the step's next evaluation, with another text."""
+        run, steps = instant.run, (last.index, last.before)
+        if self.named is not None or not reads(call, instant) or not self.lanes.lead_to(call, *steps):
+            return False
+        return run is None or (instant.position is not None and run.repeats(instant.position))
 
     def _again(self, call: Call, found: Found, instant: Instant, last: OpenStep) -> Place:
         """A second call of a lane at one time, with another sample: the step's next evaluation (Heun), or another run.

@@ -31,10 +31,12 @@ class Turns:
     def note(self, call: Call, size: float) -> None:
         self._sizes[call.sample_structure] = [*self.of(call)[1 - RECENT :], size]
 
-    def allow(self, call: Call, turn: Turn, instant: Instant, last: Instant) -> bool:
+    def allow(self, call: Call, turn: Turn, instant: Instant, last: Instant, moved: bool = False) -> bool:
         """The sample goes on from that at `last`. Rising timesteps, too, are those of samplers that draw no noise (flow
-        models, inversion)."""
+        models, inversion). One that has `moved` in its memory, as a window does, may turn by rounding alone."""
         run = instant.run
+        if moved:
+            return turn.size <= turn.least
         if run is not None and not run.is_linear:
             return turn.fits([], self.strict)  # it may clip
         calm = run is not None or direction(last.timesteps, instant.timesteps) == 1

@@ -148,9 +148,17 @@ class Lanes:
         seen = {id(x.seen): x.seen for x in lanes if x.seen is not None and x.step in steps}
         return list(seen.values())
 
-    def is_left(self, lane: Lane, steps: tuple[int, ...]) -> bool:
-        """No lane of its image was called at one of `steps`, so that no sample tells whether a call is this lane's."""
-        return not self._called_of(lane, steps)
+    def lead_to(self, call: Call, step: int, before: int) -> bool:
+        """The samples at `step` lead to the call's, which is another one, as a sampler without noise makes it."""
+        now, earlier = (self.seen_by(None, (at,)) for at in (step, before))
+        return any(seen.leads_to(call.samples, earlier) for seen in now)
+
+    def without_left(self, found: Found, steps: tuple[int, ...]) -> Found:
+        """`found`, or a new lane in place of one of whose image none was called at `steps`: no sample speaks for it."""
+        lane = found.lane
+        if lane is None or self._called_of(lane, steps):
+            return found
+        return Found(None, found.evidence, (*found.gone, lane), found.untrusted)
 
     def _called_of(self, lane: Lane, steps: tuple[int, ...]) -> list[Lane]:
         if lane.step in steps:
