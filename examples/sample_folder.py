@@ -1,8 +1,8 @@
 """A folder of pictures, made batch by batch. `torchrun_batch.py` and `ray_batch.py` share it.
 
-The picture 123 is named 000123.png. Its noise comes from a seed of its own, `--seed` + 123, and its label or prompt is the
-one at that place. A batch is always made of the same pictures. So the folder does not depend on how many workers there are,
-nor on which of them were stopped. A batch whose pictures are all there is not made again.
+The noise of a picture comes from a seed of its own, `--seed` plus its number, and its label or prompt stands there.
+A batch is always made of the same pictures. So the folder does not depend on how many workers there are, nor on which of
+them were stopped. A batch whose pictures are all there is not made again.
 """
 
 from __future__ import annotations
