@@ -16,7 +16,6 @@ from skipcache.benchmarks.cli import (
     engines,
     evidence,
     inspect,
-    overhead,
     peers,
     publish,
     train,
