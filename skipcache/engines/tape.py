@@ -6,7 +6,8 @@ into the next only the identity is known, and a tensor without values stands for
 glue reads them, which a torch function mode sees.
 
 An answer is not sound where a module writes to what it is given, or where a tensor was written to after a module had
-returned it. `unsound` says so. Tensors that count no writes (inference mode) are compared with copies.
+returned it. `unsound` says so. What a module is given is compared with a copy once it has returned. Later writes are
+counted by torch; tensors that count none (inference mode) are held as copies.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ class Made:
         self.copied = self.dropped = False
         self.now: Tensor | None = None
 
-    def keep(self, x: Tensor, copy: bool = False) -> None:
+    def keep(self, x: Tensor) -> None:
         if self.kept is None and not self.dropped:
-            self.copied = copy or x.is_inference()
+            self.copied = x.is_inference()
             self.kept = x.clone() if self.copied else x
 
     def drop(self) -> None:
@@ -69,7 +70,7 @@ class Made:
 class _Call:
     given: list[Any]
     spec: Any
-    before: list[tuple[Tensor, int, Tensor | None]]  # tensors, their writes, and copies of what counts none
+    before: list[tuple[Tensor, Tensor]]  # tensors and copies of them, until the module has returned
     returned: list[Any]
     nesting: Any = None
     answered: bool = False
@@ -95,16 +96,15 @@ class Tape(Between):
             made = self._of(x)
             if made is not None:
                 self._check(x, made)
-        before = [(x, version(x), x.clone() if x.is_inference() else None) for x in tensors]
-        return _Call([self._of(x) or x for x in leaves], spec, before, [])
+        return _Call([self._of(x) or x for x in leaves], spec, [(x, x.clone()) for x in tensors], [])
 
-    def leave(self, key: Hashable, call: _Call, output: Any, copy: bool = False) -> list[Made]:
-        """It has returned. `copy`: its tensors are held as they are now, whoever reads them."""
-        if any(version(x) != writes or not (old is None or equal_values(x, old)) for x, writes, old in call.before):
+    def leave(self, key: Hashable, call: _Call, output: Any, hold: bool = False) -> list[Made]:
+        """It has returned. `hold`: its tensors are held, whoever reads them."""
+        if not all(equal_values(*pair) for pair in call.before):
             self.unsound = f"{key} writes to what it is given"
         call.before = []
         leaves, call.nesting = pytree.tree_flatten(output)
-        call.returned = [self._note(x, copy or x.is_inference()) if isinstance(x, Tensor) else x for x in leaves]
+        call.returned = [self._note(x, hold or x.is_inference()) if isinstance(x, Tensor) else x for x in leaves]
         self._calls[key].append(call)
         return [made for made in call.returned if isinstance(made, Made)]
 
@@ -112,13 +112,13 @@ class Tape(Between):
         """A module that nobody is to answer for has returned. Of the last one of these the tensors are held."""
         for made in self._passing:
             made.drop()
-        self._passing = [self._note(x, copy=True) for x in pytree.tree_leaves(output) if isinstance(x, Tensor)]
+        self._passing = [self._note(x, hold=True) for x in pytree.tree_leaves(output) if isinstance(x, Tensor)]
         return self._passing
 
-    def _note(self, x: Tensor, copy: bool) -> Made:
+    def _note(self, x: Tensor, hold: bool) -> Made:
         found = self._made[id(x)] = Made(x)
-        if copy:
-            found.keep(x, copy=True)
+        if hold:
+            found.keep(x)
         return found
 
     def _of(self, x: Any) -> Made | None:

@@ -74,7 +74,7 @@ class Recorder:
             made = tape.pass_by(output)
         else:
             ends = index in (self.deep.start - 1, self.deep.stop - 1) and index >= 0
-            made = tape.leave(path, call, output, copy=ends or self.branches is not None)
+            made = tape.leave(path, call, output, hold=ends or self.branches is not None)
         if deep or 0 <= index < self.deep.start:
             self._ends["D" if deep else "H"] = path, output, made
         tape.resume()

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor
 
 from skipcache.blocks import Outline, Streams, alike, arguments_of, handed_in, rebuild, take_apart, version
-from skipcache.engines import Features, beside
+from skipcache.engines import beside
 from skipcache.engines.hooks.wiring import Outlet, Wiring, outlines_of
-from skipcache.engines.tape import Made, Tape
+from skipcache.engines.tape import Tape
 from skipcache.predictors import Prediction
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ class FullRun:
 class WiringObserver:
     """The first full step of a signature: all blocks compute; H, D and the wiring are seen.
 
-    A `tape` can answer for the blocks of head and tail afterwards. H and D are on it as copies, so that what the model
-    writes to them is found out. `count` is called before and after the deep part.
+    A `tape` can answer for the blocks of head and tail afterwards. `count` is called before and after the deep part.
     """
 
     def __init__(self, engine: HookEngine, batch: int, tape: Tape | None = None, count: Count = lambda: None) -> None:
@@ -77,10 +76,8 @@ class WiringObserver:
         self._inlets: dict[type, tuple[Hashable, ...]] = {}
         self._handed: tuple[type, Streams] = (type(None), ())
         self._entry: dict[Hashable, Any] = {}
-        self._entered: dict[Hashable, Any] = {}
         self._first: dict[Hashable, Outline] = {}
         self._versions: dict[str, list[tuple[Tensor, int]]] = {}
-        self._made: dict[int, list[Made]] = {}
 
     def block(self, block: BlockCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         index, kind, deep = block.index, type(block.module), self.engine.deep
@@ -88,7 +85,6 @@ class WiringObserver:
         self._learn_inlets(kind, arguments)
         if index in deep and not any(i in deep for i in self._called):
             self._entry = {key: x for key, x in arguments.items() if isinstance(x, Tensor)}
-            self._entered = {} if deep.start else {key: x.clone() for key, x in self._entry.items()}
             self._watch("entry", tuple(self._entry.values()))
             self.counts = self.count(), None
         self._first = self._first if self._called else outlines_of(arguments)
@@ -114,30 +110,13 @@ class WiringObserver:
         tape.pause()
         if index in deep:
             output = block.plain(*args, **kwargs)
-            self._made = {i: made for i, made in self._made.items() if i not in deep}
-            self._made[index] = tape.pass_by(output)
+            tape.pass_by(output)
         else:
             call = tape.enter(args, kwargs)
             output = block.plain(*args, **kwargs)
-            self._made[index] = tape.leave(index, call, output, copy=index == deep.start - 1)
+            tape.leave(index, call, output, hold=index == deep.start - 1)
         tape.resume()
         return output
-
-    def copies(self, wiring: Wiring) -> Features | None:
-        """H and D as they left their blocks, whatever was written to them since; None where they were not copied."""
-        H: Streams | None = None
-        if not self.engine.deep.start:
-            H = self.engine.entering(wiring.first, wiring, self._entered, self.batch)
-        elif (found := self._copied(wiring.shallow)) is None:
-            return None
-        else:
-            H = found
-        D = self._copied(wiring.last)
-        return None if D is None else Features(beside(H, D), D)
-
-    def _copied(self, index: int) -> Streams | None:
-        streams = tuple(made.kept for made in self._made[index] if made.copied and made.kept is not None)
-        return self.engine.keep(index, streams, self.batch) if len(streams) == len(self._made[index]) else None
 
     def _learn_inlets(self, kind: type, arguments: Mapping[Hashable, Any]) -> None:
         """Where the streams of the block before come in, by identity; sure between two blocks of one class."""

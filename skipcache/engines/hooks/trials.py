@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from skipcache.blocks import Generators, Outside, Streams, quietly
 from skipcache.engines import COUNTS, Features, beside, same_output
-from skipcache.engines.hooks.runs import CachedRun, Count, Unwired, WiringObserver
+from skipcache.engines.hooks.runs import CachedRun, Count, FullRun, Unwired, WiringObserver
 from skipcache.engines.hooks.watch import Watched
 from skipcache.engines.hooks.wiring import Wiring
 from skipcache.engines.tape import Differs, Tape
@@ -43,24 +43,31 @@ class Trials:
     def prove(self, output: Any, seen: Wiring) -> tuple[Wiring, Features | None]:
         """After `full`: the wiring that holds, with a refusal where none does, and the features to keep.
 
-        Models that write to their features in place are found out here, and served with copies.
+        Models that write to their features in place are found out here, and run once more on copies.
         """
         full = self.full
         self.tape.pause()
         self.tape.finish(output)
         sound = self.tape.unsound is None and not seen.copies and not self.generators.drawn()
         anew = [(seen, None), (replace(seen, copies=True), None)]
-        features: Features | None = None
+        features = Features(beside(full.H, full.D), full.D)
         for wiring, tape in [(seen, self.tape), *anew] if sound else anew:
-            features = full.copies(wiring) if wiring.copies else Features(beside(full.H, full.D), full.D)
-            flaw = UNPROVED if features is None else self._flaw(output, features, wiring, tape)
+            features = self._on_copies(wiring) if wiring.copies else features
+            flaw = self._flaw(output, features, wiring, tape)
             if flaw != UNPROVED:
                 break
-        if flaw is not None or features is None:
+        if flaw is not None:
             return Wiring(refusal=flaw), None
         idle = replace(wiring, idle_head=True)
         free = self.engine.idle_head and self._flaw(output, features, idle, tape) is None
         return (idle if free else wiring), features
+
+    def _on_copies(self, wiring: Wiring) -> Features:
+        run = FullRun(self.engine, self.call.batch, wiring)
+        with quietly(self.call.sample.device, self.engine.model):
+            self.outside.put_back()
+            self.engine.do(Watched(run, self.engine, wiring), self.forward, self.call)
+        return Features(beside(run.H, run.D), run.D)
 
     def _flaw(self, output: Any, features: Features, wiring: Wiring, tape: Tape | None) -> str | None:
         """What a cached step does differently."""
