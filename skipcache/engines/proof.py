@@ -9,6 +9,8 @@ from typing import Any
 
 from skipcache.blocks import Snapshot, equal_values, tensors_of
 
+COUNTS = "the model counts in {}, outside of it, and a cached step would count otherwise"
+
 
 def same_output(one: Any, other: Any) -> bool:
     """Both have equal tensors, at least one. NaN equals NaN."""
@@ -21,4 +23,4 @@ def lost_effects(after: Snapshot) -> str | None:
     lost = after.outside.changed(int)
     if not lost:
         return None
-    return f"the model counts in {', '.join(lost[:3])}, outside of it, and a cached step would count otherwise"
+    return COUNTS.format(", ".join(lost[:3]))

@@ -16,13 +16,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from skipcache.blocks import Outside, is_bound_to, own_forward, quietly
-from skipcache.engines import Features, Recent, StepResult, lost_effects, same_output
+from skipcache.blocks import Generators, Outside, is_bound_to, own_forward
+from skipcache.engines import COUNTS, Features, Recent, StepResult, same_output
 from skipcache.engines.fx.assumptions import unfit_argument
 from skipcache.engines.fx.decorators import innermost, rewrapped
 from skipcache.engines.fx.errors import Stale, Untraceable, of_compiling, reason_of
 from skipcache.engines.fx.programs import Graphs, Options, Programs
-from skipcache.engines.fx.recording import record
+from skipcache.engines.fx.recording import Recording, record
 from skipcache.predictors import Hold, Prediction
 from skipcache.stack import Plan, Stack, deep_blocks
 from skipcache.trajectory import WRITES, Call, versions
@@ -189,14 +189,19 @@ class FxEngine:
         """The first step of a signature: it runs as usual, and is recorded, traced, cut and proved."""
         function = innermost(own_forward(self.model))
         before, outside = versions(call), Outside(self.model.modules())
-        recording = record(function, self.model, self.stack.blocks, self.deep, *call.arguments())
+        generators, whole = Generators(call.sample.device), self.compile is not False
+        arguments = call.arguments()
+        recording = record(function, self.model, self.stack.blocks, self.deep, *arguments, outside, whole)
         self._traces.put(call.signature, 1 + (self._traces.get(call.signature) or 0))
         blocks = sum(len(recording.returned.get(path, ())) for path in self.stack.blocks)
+        drawn = generators.drawn()
         try:
             if versions(call) != before:
                 raise Untraceable(WRITES)
-            made = Programs.of(function, self.model, self.stack, self.deep, recording, call, self.compile)
-            features = _proved(made, call, recording.output, outside)
+            made = Programs.of(function, self.model, self.stack, self.deep, recording, call, self.compile, outside)
+            if drawn:
+                raise Untraceable(f"its submodules draw random numbers, from {drawn[0]}")
+            features = proved(made, recording, call)
         except Exception as error:  # the forward's own Python may fail in any way on tensors without values
             self._keep(call, Refused(reason_of(error)))
             return StepResult(recording.output, blocks)
@@ -222,23 +227,32 @@ class FxEngine:
         return None
 
 
-def _proved(made: Programs, call: Call, output: Any, outside: Outside) -> Features:
-    """The features of the full program. It, and a cached one that is given D, must give `output`.
+def proved(made: Programs, recording: Recording, call: Call) -> Features:
+    """The features of the step that `recording` shows. The programs must give its output, to the bit.
 
-    Both run from the state that was `outside` before the step was recorded, and must count there as it did.
+    Only their glue is run: `recording` answers for the leaves, and compares what they are given with what they were
+    given on the step. The cached program is given D. The full one is proved where it is to run, which is compiled.
+    Refused is what cannot be answered for: leaves that write to what they are given, that count outside of the model,
+    or that draw random numbers. Raises `Untraceable`.
     """
-    with quietly(call.sample.device, made.layout.model) as after:
-        outside.put_back()
-        again, features = made.full(call.args, call.kwargs, eager=True)
-        lost = lost_effects(after)
-        if any(h.device != d.device for h, d in zip(features.H or (), features.D)):
-            raise Untraceable("its head and its deep part lie on two devices, and a graph moves nothing between them")
-        outside.put_back()
-        held = Prediction(Hold(), [features.D], (), residual=False)
-        from_D, _ = made.cached(call.args, call.kwargs, held, eager=True)
-        lost = lost or lost_effects(after)
-    if lost:
-        raise Untraceable(lost)
-    if not (same_output(output, again) and same_output(output, from_D)):
+    given, end = recording.given, recording.D
+    assert given is not None and end is not None  # the cut has found them
+    features = made.features(given, recording.H and recording.H[1], end[1])
+    if features is None:
+        raise Untraceable("the trace shows other features than the step that it repeats")
+    if any(h.device != d.device for h, d in zip(features.H or (), features.D)):
+        raise Untraceable("its head and its deep part lie on two devices, and a graph moves nothing between them")
+    if recording.counted:
+        raise Untraceable(COUNTS.format(", ".join(recording.counted[:3])))
+    recorder, held = recording.recorder, Prediction(Hold(), [features.D], (), residual=False)
+    if recorder.tape.unsound:
+        raise Untraceable(f"{recorder.tape.unsound}, which a graph might lose")
+    outputs = []
+    if made.compile is not False:
+        with recorder.proving() as model:
+            outputs.append(made.full(call.args, call.kwargs, eager=True, model=model)[0])
+    with recorder.proving() as model:
+        outputs.append(made.cached(call.args, call.kwargs, held, eager=True, model=model)[0])
+    if not all(same_output(recording.output, output) for output in outputs):
         raise Untraceable("a program did not give the output of the step that it was made of")
     return features

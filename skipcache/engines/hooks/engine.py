@@ -18,11 +18,12 @@ from torch import nn
 from skipcache.blocks import Streams
 from skipcache.branches import branches_of
 from skipcache.engines import Features, StepResult, beside
+from skipcache.engines.between import same_modes
 from skipcache.engines.hooks.overrides import in_place, overrides, still_there
 from skipcache.engines.hooks.proved import UNSTEADY, Proved
 from skipcache.engines.hooks.runs import TAKEN_OFF, CachedRun, FullRun, Run, Unwired, WiringObserver
 from skipcache.engines.hooks.trials import Trials, given
-from skipcache.engines.hooks.watch import Watched, same_modes
+from skipcache.engines.hooks.watch import Watched
 from skipcache.engines.hooks.wiring import Wiring
 from skipcache.predictors import Prediction
 from skipcache.stack import Plan, Stack, deep_blocks
@@ -203,17 +204,17 @@ class HookEngine:
 
         Models that write to their features in place are found out by the tensors' versions or by the proof.
         """
-        run, before, trials = WiringObserver(self, call.batch), versions(call), Trials(self, forward, call)
+        before, trials = versions(call), Trials(self, forward, call)
+        run = trials.full
         output, watched = self._watched(run, forward, call)
         self._proved.tries(call)
         if not watched.called:
             return StepResult(output, run.ran)
-        wiring = self._seen(run, watched.read, versions(call) == before)
-        features = Features(beside(run.H, run.D), run.D)
+        wiring, features = self._seen(run, watched.read, versions(call) == before), None
         if not wiring.refusal:
-            wiring, features = trials.prove(output, features, wiring)
+            wiring, features = trials.prove(output, wiring)
         self._proved.put(call, wiring)
-        return StepResult(output, run.ran, features=None if wiring.refusal else features)
+        return StepResult(output, run.ran, features=features)
 
     def _seen(self, run: WiringObserver, read: str | None, unwritten: bool) -> Wiring:
         wiring = run.wiring() if unwritten else Wiring(refusal=WRITES)
