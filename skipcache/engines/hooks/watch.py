@@ -52,6 +52,19 @@ class Watch(Between):
             self._over = all(index >= self._last or made() is None for made, index in self._made.values())
         return self._over
 
+    def end_soon(self) -> None:
+        """The last deep block was called: the mode ends as soon as nothing is left that was made of those before it."""
+        for key, (made, index) in list(self._made.items()):
+            if index < self._last and (x := made()) is not None:
+                self._made[key] = weakref.ref(x, self._gone), index
+
+    def _gone(self, _: weakref.ref[Tensor]) -> None:
+        if self.is_over:
+            self.pause()
+
+    def forget(self) -> None:
+        self._made.clear()
+
     def check(self, values: Iterable[Any], reader: str) -> int | None:
         """The earliest deep block that `values` were made of. It is noted where that is not the last one."""
         earliest = self._earliest(values)
@@ -125,6 +138,8 @@ class Watched:
         self._handed = take_apart(output)[0] if skipped and deep and self._through else ()
         if index in self._ends:
             self._compare(index, output)
+        if self.known is not None and index == self.known.last:
+            watch.end_soon()
         if skipped or index >= self.deep.start:
             watch.resume()
         return output
@@ -151,6 +166,7 @@ class Watched:
         self.watch.pause()
         if not self.watch.is_over:
             self.watch.check(list(tensors_of(output)), "the caller")
+        self.watch.forget()
         if self.known is not None and self.called:
             self._expect(self.called == list(self.known.outlets), "the forward calls other blocks than it did")
 

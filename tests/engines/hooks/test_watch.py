@@ -114,6 +114,26 @@ def test_a_look_at_outlines_is_no_reading():
     assert len(run(model)) == 7 and skipcache.report(model).cached_steps == 4
 
 
+@pytest.mark.parametrize(("kind", "watched"), [(Tiny, False), (Gated, True)], ids=["handed on", "held"])
+def test_the_watch_ends_with_the_last_value_that_was_made_of_a_deep_block(kind, watched, monkeypatch):
+    """What comes behind the blocks is not watched, unless the forward still holds a feature that it could read."""
+    seen, follow = [], Watch.__torch_function__
+
+    def noted(self, func, types, args=(), kwargs=None):
+        seen.append(func.__name__)
+        return follow(self, func, types, args, kwargs)
+
+    monkeypatch.setattr(Watch, "__torch_function__", noted)
+    model = tiny(kind)
+    model.gate = 0.0
+    skipcache.accelerate(model, policy=skipcache.Interval(3), keep=0, engine="hooks")
+    run(model, steps=4)  # the first step shows the wiring
+    seen.clear()
+    run(model, steps=4, seed=1)
+    assert skipcache.report(model).cached_steps == 4
+    assert ("linear" in seen) is watched
+
+
 class Doubles(Tiny):
     """Guidance within the forward, on an interval of the timesteps: the blocks get twice the batch."""
 
