@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from skipcache.blocks import Outline, Outside, Streams, arguments_of
+from skipcache.blocks import Outline, Outside, Streams, arguments_of, as_entering
 from skipcache.engines import Features
 from skipcache.engines.fx.assumptions import Guard
 from skipcache.engines.fx.cut import WEIGHT, Canonical, Cut, Points, cut_graph, finish
@@ -132,7 +132,7 @@ class Programs:
         if any(len(seen[path]) != 1 for path in ("", *leaving)):
             return output, None
         D = tuple(tensors_in(seen[cut.D_path][0]))
-        given = arguments_of(*seen[""][0])
+        given = arguments_of(*as_entering(model.get_submodule(cut.H_path), *seen[""][0])) if cut.inlets else {}
         H: Any = tuple(given.get(key) for key in cut.inlets) if cut.inlets else tuple(tensors_in(seen[cut.H_path][0]))
         if not (_look_alike(D, cut.D) and (cut.H is None or _look_alike(H, cut.H))):
             return output, None
