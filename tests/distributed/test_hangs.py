@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.distributed import hangs
-from tests.distributed.launch import launch
+from tests.models.distributed import hangs
+from tests.models.distributed.launch import launch
 
 pytestmark = pytest.mark.thorough
 

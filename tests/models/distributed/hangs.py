@@ -8,7 +8,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 import skipcache
 from skipcache.trajectory.processes import RAISED as RAISED
-from tests.distributed.sharded import build, calls, context, everyone, far, fsdp, sample
+from tests.models.distributed.sharded import build, calls, context, everyone, far, fsdp, sample
 from tests.models.zoo import ZOO
 
 

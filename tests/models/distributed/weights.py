@@ -10,7 +10,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 import skipcache
 from skipcache import training
 from skipcache.branches import branches_of
-from tests.distributed.sharded import build, equal, everyone, far, fsdp, sample, tensors
+from tests.models.distributed.sharded import build, equal, everyone, far, fsdp, sample, tensors
 
 ENGINES = ("fx", "hooks")
 

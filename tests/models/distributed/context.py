@@ -1,7 +1,7 @@
 """What processes do for test_context.py."""
 
 import skipcache
-from tests.distributed.sharded import build, context, equal, far, sample
+from tests.models.distributed.sharded import build, context, equal, far, sample
 
 NAMES = ("flux_dev", "wan", "qwen_image", "ltx")
 

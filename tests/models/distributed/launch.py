@@ -20,7 +20,7 @@ def launch(work, *args, processes=2, seconds=SECONDS):
     Raises AssertionError with what each process said where one of them raises, dies, or does not end.
     """
     context, until = multiprocessing.get_context("forkserver"), time.monotonic() + seconds
-    context.set_forkserver_preload([f"tests.distributed.{work}" for work in WORKS])
+    context.set_forkserver_preload([f"tests.models.distributed.{work}" for work in WORKS])
     pipes, started = [], []
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder, "store").as_uri()
