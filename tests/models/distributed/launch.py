@@ -11,7 +11,7 @@ from pathlib import Path
 
 SECONDS = 300  # for all of it, on a machine that is busy
 PATIENCE = 60  # seconds that a process waits in one collective
-WORKS = ("context", "hangs", "weights")  # loaded once, by the server that all processes are forked from
+WORKS = ("context", "hangs", "video", "weights")  # loaded once, by the server that all processes are forked from
 
 
 def launch(work, *args, processes=2, seconds=SECONDS):
