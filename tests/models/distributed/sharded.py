@@ -47,7 +47,7 @@ def tensors(model):
 def calls(name, steps, seed):
     """The arguments of a run's calls, without the sample, and the first sample."""
     entry = ZOO[name]
-    kwargs = {k: v for k, v in entry.inputs(seed).items() if k not in LEFT_OUT.get(name, ())}
+    kwargs = {**entry.inputs(seed), **dict.fromkeys(LEFT_OUT.get(name, ()))}
     x, t = kwargs.pop(entry.sample), kwargs.pop(entry.timestep)
     unit = float(t.abs().max()) / 0.7
     times = [
