@@ -43,6 +43,7 @@ def accelerate(
     training: str = "plain",
     cache_limit: int | None = None,
     steps: int | None = None,
+    agree: bool | str = False,
 ) -> T:
     """Sample faster: on most steps run only the two ends of the stack (Skip-Cache, arXiv 2411.17616). In place.
 
@@ -67,14 +68,15 @@ def accelerate(
         compile: True, or a dict of options for torch.compile, to compile both of fx's graphs whole.
         stack: where the blocks are, for a model whose structure does not show it.
         training: what happens while the model is in training mode. "plain": nothing is cached. "ignore" caches under
-            torch.no_grad() all the same, for programs that never call `model.eval()` (ComfyUI). Where training mode
-            changes what the model computes (dropout above 0, batch norm), nothing is cached and `report` says why.
+            torch.no_grad() all the same, for programs that never call `model.eval()` (ComfyUI), unless training mode
+            changes what the model computes (dropout above 0, batch norm).
         cache_limit: bytes that cached features may hold, those of all runs together; None: no limit. Past it the run
             that was called longest ago loses its features first, and its next step is full.
         steps: of a run, where no pipeline's scheduler tells: for `interval` and `speedup` in a loop of your own.
+        agree: processes with which full steps are agreed on, beside those that the model is seen to be sharded over:
+            True is the default process group, a string a dimension of a device mesh.
 
     Returns `target`. Trajectories, steps and lanes are recognised: no reset is needed.
-
     Raises ValueError or TypeError for anything that cannot work, before the model is touched.
 
     Example:
@@ -82,7 +84,7 @@ def accelerate(
         image = pipe(class_labels=[207]).images[0]
         print(skipcache.report(pipe))
     """
-    own = (engine, compile, stack, None, training, cache_limit, steps)
+    own = (engine, compile, stack, None, training, cache_limit, steps, agree)
     request = Request(interval, policy, speedup, keep, predictor, *own)
     if calibration is not None:
         request = _calibrated(request, calibration)
@@ -105,9 +107,7 @@ def accelerate(
 def restore(target: T) -> T:
     """Undo `accelerate`, to the last attribute, whatever was wrapped around the model since. Returns `target`.
 
-    Calls that come later run plain, also those through a wrapper that still holds something of skipcache's.
-
-    Raises ValueError where `target` is not accelerated.
+    Later calls run plain, also through a wrapper that still holds it. Raises ValueError where it is not accelerated.
 
     Example:
         skipcache.restore(pipe)

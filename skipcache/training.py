@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from skipcache.blocks import Override, Streams, check_plain, tensors_of
+from skipcache.blocks import Override, Streams, check_plain, reshard, tensors_of
 from skipcache.branches import grafted_branches, planned, stack_of
 from skipcache.engines.hooks import CachedRun, FullRun, HookEngine, Wiring, WiringObserver
 from skipcache.predictors import Hold, Prediction
@@ -47,6 +47,7 @@ class DeepFeature:
 
 def branch_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The parameters of the grafted skip branches, as a list. Raises ValueError where there are none."""
+    reshard(unwrap(model))  # after a run FSDP2 holds others for a while, which no optimiser should have
     return list(grafted_branches(unwrap(model)).parameters())
 
 

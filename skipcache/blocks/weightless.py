@@ -18,10 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from skipcache.blocks.attributes import REGISTRIES, TORCH, WRAPPERS
 from skipcache.blocks.override import Override, inner_forward, is_class_forward
+from skipcache.blocks.shards import is_divided
 
 META = "meta"
 _STATE = REGISTRIES | {"training", "_non_persistent_buffers_set"}
 _PLAIN = (Tensor, nn.Parameter)
+_SHARDING = "__composable_api"  # FSDP2's state, in attributes that begin so
 _PRODUCTS = ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "conv1d", "conv2d", "conv3d", "convolution")
 _NORMS = ("layer_norm", "native_layer_norm", "group_norm", "rms_norm")
 _MIXING = (*_PRODUCTS, *_NORMS, "scaled_dot_product_attention")
@@ -34,6 +36,8 @@ class Unlike(ValueError):
 def weightless(model: nn.Module, *beside: Any) -> tuple[Any, ...]:
     """The copy, and copies of the values `beside` it. Raises `Unlike`, or whatever an attribute raises when copied."""
     modules = list(model.modules())
+    for module in modules:
+        _check(module)
     memo: dict[int, Any] = {id(module): _shell(module) for module in modules}
     with Weightless(), _Copying():
         for module in modules:
@@ -41,18 +45,23 @@ def weightless(model: nn.Module, *beside: Any) -> tuple[Any, ...]:
         return memo[id(model)], *(deepcopy(value, memo) for value in beside)
 
 
-def _shell(module: nn.Module) -> nn.Module:
+def _check(module: nn.Module) -> None:
     for x in (*module._parameters.values(), *module._buffers.values()):
-        if x is not None and type(x) not in _PLAIN:
+        if x is not None and type(x) not in _PLAIN and not is_divided(x):
             raise Unlike(f"{type(module).__name__} has weights of the type {type(x).__name__}")
     if isinstance(module, torch.jit.ScriptModule):
         raise Unlike(f"{type(module).__name__} is a script of TorchScript")
-    return type(module).__new__(type(module))
+
+
+def _shell(module: nn.Module) -> nn.Module:
+    made: nn.Module = object.__new__(type(module))  # FSDP's own `__new__` makes a whole model
+    return made
 
 
 def _fill(shell: nn.Module, module: nn.Module, memo: dict[int, Any]) -> None:
     state = vars(nn.Module())
-    kept = (name for name in module.__dict__ if name in _STATE or name not in TORCH | WRAPPERS)
+    names = (name for name in module.__dict__ if not name.startswith(_SHARDING))
+    kept = (name for name in names if name in _STATE or name not in TORCH | WRAPPERS)
     state.update((name, deepcopy(module.__dict__[name], memo)) for name in kept)
     forward = inner_forward(module)
     if forward is not None and not is_class_forward(forward, module):

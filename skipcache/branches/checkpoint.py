@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
+from skipcache.blocks import class_name, divided_like, is_divided, reshard, whole_of
 from skipcache.branches.fit import State, as_state, check_keys
 from skipcache.branches.graft import graft
 from skipcache.branches.layout import NAME, Layout, check_layout, layout_in
@@ -40,18 +41,26 @@ def save_branches(model: nn.Module, path: PathLike) -> Path:
         path: a .safetensors file, or a folder. The layout (fuse, pairs, widths) and the backbone's class are in the
             file's metadata.
 
+    Where the model is sharded all processes must call it: the weights are gathered, and the first process writes.
+
     Returns the file's path. Raises ValueError where the model has no grafted branches.
 
     Example:
         skipcache.save_branches(model, "branches.safetensors")
     """
     branches = grafted_branches(model)
+    reshard(model)
     path = Path(path)
     path = path if path.suffix == ".safetensors" else path / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: x.detach().cpu().contiguous() for name, x in branches.state_dict().items() if name != STATE}
-    facts = {**asdict(branches.layout), "backbone": type(model).__name__}
-    _safetensors().save_file(tensors, path, metadata={"skipcache": json.dumps(facts)})
+    held = {name: x for name, x in branches.state_dict().items() if name != STATE}
+    tensors = {name: whole_of(x.detach()).cpu().contiguous() for name, x in held.items()}
+    facts = {**asdict(branches.layout), "backbone": class_name(model)}
+    together = any(map(is_divided, held.values()))
+    if not together or distributed.get_rank() == 0:
+        _safetensors().save_file(tensors, path, metadata={"skipcache": json.dumps(facts)})
+    if together:
+        distributed.barrier()
     return path
 
 
@@ -70,8 +79,8 @@ def load_branches(model: nn.Module, path: PathLike, *, stack: Stack | None = Non
         skipcache.load_branches(pipe.transformer, "branches.safetensors")
     """
     layout, backbone, tensors = _read_branches(Path(path))
-    if backbone not in (None, type(model).__name__):
-        raise ValueError(f"{path} has branches for a {backbone}, but the model is a {type(model).__name__}")
+    if backbone not in (None, class_name(model)):
+        raise ValueError(f"{path} has branches for a {backbone}, but the model is a {class_name(model)}")
     branches = branches_of(model)
     if branches is not None:
         check_layout(layout, branches.layout)
@@ -162,7 +171,10 @@ def fill(model: nn.Module, layout: Layout, tensors: State, stack: Stack, where: 
     if plain:
         graft(model, layout.fuse, layout.pairs, stack=stack, streams=len(layout.widths), width=layout.widths)
     branches = grafted_branches(model)
-    branches.load_state_dict(dict(tensors) | {STATE: branches.get_extra_state()})
+    reshard(model)
+    own = dict(branches.named_parameters())
+    tensors = {name: divided_like(x, own[name]) for name, x in tensors.items()}
+    branches.load_state_dict(tensors | {STATE: branches.get_extra_state()})
 
 
 def _expected(layout: Layout) -> dict[str, Tensor]:

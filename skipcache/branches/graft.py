@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from skipcache.blocks import check_plain
+from skipcache.blocks import check_plain, is_divided
 from skipcache.branches.layout import FUSES, NAME, Layout, make_pairs
 from skipcache.branches.modules import SkipBranches, branches_of
 from skipcache.branches.widths import widths_of
@@ -50,6 +50,11 @@ def graft(
     check_plain(model, "first")
     if branches_of(model) is not None:
         raise ValueError(f"{type(model).__name__} has grafted skip branches; call skipcache.ungraft first")
+    if any(map(is_divided, model.parameters())):
+        raise ValueError(
+            f"{type(model).__name__} is sharded, and branches that come later would be trained apart on each process; "
+            f"graft the model first, and shard it then"
+        )
     if stack is not None:
         check_stack(model, stack)
     stack = stack or find_stack(model)

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from torch import nn
 
+from skipcache.blocks import class_name
 from skipcache.policies import Placed
 from skipcache.predictors import Damped, Forecast
 from skipcache.runtime import Corrections
@@ -105,7 +106,7 @@ class Calibration:
 
     def check(self, model: nn.Module, depth: int) -> None:
         """Raises ValueError where `model` is another one than it was made for."""
-        name = type(model).__name__
+        name = class_name(model)
         if (name, depth) != (self.model, self.depth):
             raise ValueError(
                 f"calibration: it was made for a {self.model} of {self.depth} units, "

@@ -9,6 +9,7 @@ from typing import Any
 from skipcache.engines import Engine, Order
 from skipcache.engines.hooks import HookEngine
 from skipcache.runtime import StepRunner
+from skipcache.trajectory import processes_of
 
 
 def runner_of(engine: HookEngine, predictor: Any) -> StepRunner:
@@ -18,7 +19,9 @@ def runner_of(engine: HookEngine, predictor: Any) -> StepRunner:
         raise ValueError(f"{type(model).__name__} cannot be cached: {reason}")
 
     model = engine.model
-    return StepRunner(model, Order([engine]), predictor, refused, lambda reason: refused(engine, reason))
+    runner = StepRunner(model, Order([engine]), predictor, refused, lambda reason: refused(engine, reason))
+    runner.processes = processes_of(model)
+    return runner
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -17,10 +17,11 @@ from skipcache.engines.hooks import HookEngine
 from skipcache.policies import Placed
 from skipcache.predictors import Damped, Forecast
 from skipcache.runtime import Corrections, Costs, Uncounted
-from skipcache.trajectory import Call
+from skipcache.trajectory import Call, processes_of
 
 LEARNING = 4  # the interval of the run on which the sampler is learned
 
+T = TypeVar("T")
 Longest = Callable[[list["Cost"], int | None], int]
 
 
@@ -52,6 +53,7 @@ class Runs:
     ) -> None:
         self.model, self.engines, self.scheduler = model, engines, scheduler
         self._run, self._tick = run, tick
+        self._processes = processes_of(model)
         self.costs: list[Cost] = []
         self._maps: StepMaps | None = None
 
@@ -76,6 +78,11 @@ class Runs:
         if not self.costs:
             raise ValueError(f"run: it never called {type(self.model).__name__} with a sample and a timestep")
         self.steps = self.uncached.steps()
+        self.uncached.correctable = self.alike(self.uncached.correctable)
+
+    def alike(self, value: T) -> T:
+        """What was measured: where several processes hold the model, all go by what the first of them has measured."""
+        return value if self._processes is None else self._processes.first(value)
 
     def trial(
         self,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from skipcache.blocks import class_name
 from skipcache.calibration.calibration import Calibration
 from skipcache.calibration.placement import place
 from skipcache.calibration.runs import Cost, Runs
+from skipcache.calibration.trial import Trial
 from skipcache.calibration.watcher import PREDICTOR
 from skipcache.engines.hooks import HookEngine
 from skipcache.policies import Spread
@@ -113,7 +115,7 @@ class Search:
         """By number of full steps, whatever the units: errors are measured with those of the first engine."""
         if self._placed is None:
             measure, steps = self.runs.uncached, self.runs.steps
-            found = place(measure.errors(), steps, range(1, measure.knots[-1] + 1), steps)
+            found = place(self.runs.alike(measure.errors()), steps, range(1, measure.knots[-1] + 1), steps)
             self._placed = {k: placement.full_steps for k, placement in found.items()}
         return self._placed
 
@@ -135,11 +137,14 @@ class Search:
             return self._bare(engine, full_steps)
         trial = self.runs.trial(engine, full_steps, fit=True)
         error = self.runs.maps(engine).error(trial)
-        return Tried(engine, full_steps, error, trial.corrections, trial.is_joint)
+        return Tried(engine, full_steps, *self.runs.alike((error, trial.corrections, trial.is_joint)))
 
     def _bare(self, engine: HookEngine, full_steps: tuple[int, ...], predictor: Forecast | Damped = PREDICTOR) -> Tried:
         trial = self.runs.trial(engine, full_steps, predictor=predictor)
-        return Tried(engine, full_steps, self.runs.maps(engine).error(trial), predictor=predictor)
+        return Tried(engine, full_steps, self._error(engine, trial), predictor=predictor)
+
+    def _error(self, engine: HookEngine, trial: Trial) -> float:
+        return self.runs.alike(self.runs.maps(engine).error(trial))
 
     def _settled(self, tried: Tried) -> Tried:
         """With corrections as they come out, or without, where they do not help."""
@@ -148,14 +153,14 @@ class Search:
             return tried
         if not tried.is_final:
             trial = self.runs.trial(engine, full_steps, corrections=corrections)
-            tried = Tried(engine, full_steps, self.runs.maps(engine).error(trial), corrections)
+            tried = Tried(engine, full_steps, self._error(engine, trial), corrections)
         bare = self._bare(engine, full_steps)
         return bare if bare.error <= tried.error else tried
 
     def _calibration(self, tried: Tried, cost: Cost) -> Calibration:
         runs, plan = self.runs, tried.engine.plan
-        return Calibration(
-            model=type(runs.model).__name__,
+        found = Calibration(
+            model=class_name(runs.model),
             depth=plan.depth,
             keep=(plan.head, plan.tail),
             timesteps=runs.uncached.timesteps(),
@@ -167,3 +172,4 @@ class Search:
             corrections=tried.corrections,
             predictor=tried.predictor,
         )
+        return runs.alike(found)

@@ -151,10 +151,10 @@ class Trial(Watcher):
         if maps is None or step >= len(maps.by_step) or run >= len(maps.truth.seen):
             return None
         found, truth = maps.by_step[step], maps.truth.seen[run][step]
-        if found is None or lane not in truth or lane not in maps.rows or truth[lane].x.shape != call.sample.shape:
+        if found is None or lane not in truth or lane not in maps.rows or truth[lane].x.shape != call.x.shape:
             return None
         share = sum(w for part, w in found.e.items() if part[0] == lane) / (found.total or 1.0)
-        dx = maps.state(lane, call.sample) - maps.state(lane, truth[lane].x)
+        dx = maps.state(lane, call.x) - maps.state(lane, truth[lane].x)
         carried = self._carried(maps, found, run, step, dx)
         return _Aim(maps, found, lane, maps.mixed(found, lane, truth[lane].e) - share * carried)
 

@@ -14,7 +14,7 @@ from skipcache.policies import Interval
 from skipcache.predictors import Forecast
 from skipcache.runtime import correctable, main_output
 from skipcache.stack import Stack, argument_names
-from skipcache.trajectory import Call, CallReader, Mark, Repeat, Runs, Visit, timestep_values
+from skipcache.trajectory import Call, CallReader, Mark, Repeat, Runs, Visit, processes_of, timestep_values
 
 PREDICTOR = Forecast(1)
 UNCACHED = Interval(1)
@@ -39,8 +39,9 @@ class Watcher(Override):
     ) -> None:
         super().__init__(model)
         self.stack, self.scheduler = stack, scheduler
-        self.reader = CallReader(tuple(argument_names(model)), stack.sample, stack.timestep)
+        self.reader = CallReader(tuple(argument_names(model)), stack.sample, stack.timestep, model)
         self.trajectories = Runs(policy, predictor)
+        self.trajectories.processes = processes_of(model)
         self.seen: list[list[SeenAt]] = []  # by run and step
         self.correctable = True
         self.flow_times: tuple[float, ...] | None = None  # of the first run, where a scheduler tells
@@ -83,7 +84,7 @@ class Watcher(Override):
         e = main_output(output, call)
         self.correctable = self.correctable and correctable(output, call)
         if e is not None:
-            self.seen[-1][-1][lane] = Seen(call.sample.clone(), e.clone())
+            self.seen[-1][-1][lane] = Seen(call.x.clone(), e.clone())
 
     def _number(self, lane: Any) -> int:
         if lane not in self._lanes:  # lanes are told apart by identity

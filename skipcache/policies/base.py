@@ -52,7 +52,8 @@ class Policy(Protocol):
     """Which steps are full. Write your own with these two members. Provisional until version 1.0.
 
     Optional members: `reads_drift = True` for a policy that asks for `Step.drift`, which costs two norms of H per call
-    and holds H of the last step. `agree = True` for one whose answer all processes of the default group must share.
+    and holds H of the last step. `agree`: True for one whose answer all processes of the default group must share, the
+    name of a mesh dimension for those of another group.
     `note(step)`, asked at a run's first step: a sentence for `report`, or None.
     `mismatch(step)`: why corrections of a calibration do not fit this run, or None.
 

@@ -24,9 +24,11 @@ class Threshold:
     Args:
         limit: the change of H that may pass before a full step, as a fraction of its norm. Raising it caches more.
         most: cached steps in a row at most.
-        agree: a step is full on all processes of the default process group where it is on any of them. A model that is
-            sharded over processes needs it: a process would wait for ever in a collective of a block that others skip.
-            All processes must call the model equally often. Costs one all-reduce of one number per call.
+        agree: processes on all of which a step is full where it is on any: True is the default process group, a string
+            a dimension of a device mesh that the model is sharded over. Processes that hold a model together agree
+            without it, where that is seen (FSDP2, tensor and context parallelism); in other ways of sharding a process
+            would wait for ever in a collective of a block that others skip. All of them must call the model equally
+            often. Costs one all-reduce of some numbers per call.
 
     Raises TypeError or ValueError for numbers that cannot be.
 
@@ -36,14 +38,15 @@ class Threshold:
 
     limit: float
     most: int = 8
-    agree: bool = False
+    agree: bool | str = False
 
     def __post_init__(self) -> None:
         check_number("Threshold", "limit", self.limit, finite=False)
         check_count("Threshold", "most", self.most)
-        if not isinstance(self.agree, bool):
+        if not isinstance(self.agree, (bool, str)):
             raise TypeError(
-                f"Threshold: expected True or False for agree, got {self.agree!r}; True is the default process group"
+                f"Threshold: expected True, False or the name of a mesh dimension for agree, got {self.agree!r}; True "
+                f"is the default process group"
             )
         if not self.limit > 0:
             raise ValueError(f"Threshold: expected limit > 0, got {self.limit}; interval=1 caches nothing")

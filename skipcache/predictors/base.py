@@ -9,9 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
+from torch import Tensor
+
 from skipcache.blocks import Streams
+
+Total = Callable[[Tensor], Tensor]
 
 
 @runtime_checkable
@@ -93,6 +98,16 @@ class Prediction:
         """The step is over, and had this H."""
         if self.observe is not None:
             self.observe(H)
+
+
+def remembering(predictor: Predictor, total: Total | None) -> Callable[..., Sequence[Streams]]:
+    """`remember`, or what takes its place where several processes hold parts of one image, `remember_parts`.
+
+    It is an optional member, for predictors that sum over tokens: `remember` with one more argument, `total`, which
+    sums a tensor over these processes.
+    """
+    parts = None if total is None else getattr(predictor, "remember_parts", None)
+    return predictor.remember if parts is None else partial(parts, total=total)
 
 
 def remembered(predictor: Predictor, features: Sequence[Streams], full_steps: Sequence[int]) -> Sequence[Streams]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from skipcache.blocks import Streams
-from skipcache.predictors.base import Predictor
+from skipcache.predictors.base import Predictor, Total
 
 
 class Residual(Predictor):
@@ -114,6 +114,12 @@ class Damped(Residual):
 
     def remember(self, feature: Streams, kept: Sequence[Streams], full_steps: Sequence[int]) -> Sequence[Streams]:
         """R_s, the change y since the full step before, and g; y is zero while there is no full step before."""
+        return self.remember_parts(feature, kept, full_steps, lambda x: x)
+
+    def remember_parts(
+        self, feature: Streams, kept: Sequence[Streams], full_steps: Sequence[int], total: Total
+    ) -> Sequence[Streams]:
+        """The same where several processes hold parts of one image: g is that of the whole image."""
         if not kept:
             change = predicted = _zeros(feature)
         elif len(full_steps) < 3:
@@ -122,7 +128,7 @@ class Damped(Residual):
             change = _minus(feature, kept[0])
             s, r, q = full_steps[:3]
             predicted = tuple(x * ((s - r) / (r - q)) for x in kept[1])
-        return [feature, change, tuple(map(_came_true, change, predicted))]
+        return [feature, change, tuple(_came_true(y, x, total) for y, x in zip(change, predicted))]
 
     def weights(self, step: int, full_steps: Sequence[int]) -> tuple[float, ...]:
         """(i - s) / (s - r), once there are two full steps."""
@@ -144,9 +150,9 @@ def _zeros(feature: Streams) -> Streams:
     return tuple(map(torch.zeros_like, feature))
 
 
-def _came_true(y: Tensor, x: Tensor) -> Tensor:
+def _came_true(y: Tensor, x: Tensor, total: Total) -> Tensor:
     """<y, x> / <x, x> by row of the batch, clamped to [0, 1], shaped (batch, 1, ...); 0 where x is 0."""
     rows, columns = (z.reshape(len(z), -1).float() for z in (y, x))
-    size = (columns * columns).sum(1)
-    share = torch.where(size > 0, (rows * columns).sum(1) / size, torch.zeros_like(size))
+    along, size = total(torch.stack([(rows * columns).sum(1), (columns * columns).sum(1)]))
+    share = torch.where(size > 0, along / size, torch.zeros_like(size))
     return share.clamp(0, 1).reshape(-1, *[1] * (y.ndim - 1))

@@ -78,7 +78,7 @@ def main_output(output: Any, call: Call) -> Tensor | None:
     found = next(tensors_of(output), None)
     if found is None or not _has_variances(found, call):
         return found
-    return found[:, : call.sample.shape[1]]
+    return found[:, : call.x.shape[1]]
 
 
 def with_main_output(output: Any, call: Call, e: Tensor) -> Any:
@@ -87,7 +87,7 @@ def with_main_output(output: Any, call: Call, e: Tensor) -> Any:
     index = _place(leaves)
     assert index is not None
     if _has_variances(leaves[index], call):
-        e = torch.cat([e, leaves[index][:, call.sample.shape[1] :]], dim=1)
+        e = torch.cat([e, leaves[index][:, call.x.shape[1] :]], dim=1)
     return pytree.tree_unflatten([*leaves[:index], e, *leaves[index + 1 :]], spec)
 
 
@@ -95,7 +95,7 @@ def correctable(output: Any, call: Call) -> bool:
     """There is one sample, and the output has its shape, beside learned variances, and can be replaced."""
     e = main_output(output, call)
     alone = isinstance(call.sample_structure, tuple) and len(call.sample_structure) == 1
-    return alone and e is not None and e.shape == call.sample.shape and _place(pytree.tree_leaves(output)) is not None
+    return alone and e is not None and e.shape == call.x.shape and _place(pytree.tree_leaves(output)) is not None
 
 
 def _place(leaves: Sequence[Any]) -> int | None:
@@ -103,4 +103,4 @@ def _place(leaves: Sequence[Any]) -> int | None:
 
 
 def _has_variances(x: Tensor, call: Call) -> bool:
-    return x.ndim == call.sample.ndim > 1 and x.shape[1] > call.sample.shape[1]
+    return x.ndim == call.x.ndim > 1 and x.shape[1] > call.x.shape[1]

@@ -34,7 +34,7 @@ from skipcache.runtime.report import Report
 from skipcache.runtime.settings import Settings
 from skipcache.runtime.step import StepRunner
 from skipcache.stack import argument_names
-from skipcache.trajectory import MAX_RUNS, Call, CallReader, NamedLanes, Repeat, Runs, Visit, said_of
+from skipcache.trajectory import MAX_RUNS, Call, CallReader, NamedLanes, Repeat, Runs, Sharing, Visit, said_of
 
 LOST_BEFORE_WARNING = 3  # steps that the policy would have cached
 
@@ -58,7 +58,7 @@ class CachedForward(Override):
         super().__init__(model)
         self.settings = settings
         self.engines = make_engines(model, settings)
-        self.reader = CallReader(tuple(argument_names(model)), settings.stack.sample, settings.stack.timestep)
+        self.reader = CallReader(tuple(argument_names(model)), settings.stack.sample, settings.stack.timestep, model)
         self.lane_names = NamedLanes(model)
         self.pipelines = Pipelines()
         self.reset()
@@ -110,6 +110,7 @@ class CachedForward(Override):
         refused, say = (lambda *why: here._refused(*why)), (lambda reason: here._say(reason))
         order = Order(self.engines, at_once=self.settings.compile is not False)
         self.runner = StepRunner(self.module, order, self.settings.predictor, refused, say)
+        self.sharing = Sharing(self.module, self.settings.agree, getattr(self.settings.policy, "agree", False))
         self._warned, self._lost, self._beginnings = False, 0, 0
         self.suspended = False
 
@@ -145,8 +146,8 @@ class CachedForward(Override):
         visit.note(result.output)
         if result.full and not visit.full and result.reason is not None:
             self._lose(result.reason)
-        if visit.full and not visit.at.full:
-            self._lose(UNSEEN)
+        if visit.full and (visit.doubt or not visit.at.full):
+            self._lose(visit.doubt or UNSEEN)
         if word is None and policy.caches:
             self._beginnings = 0 if visit.step else self._beginnings + visit.opens_step
             if self._beginnings > MAX_RUNS:
@@ -196,6 +197,7 @@ class CachedForward(Override):
         reason = why_plain(self.module, args, kwargs, self.settings.training)
         if reason is None:
             state = self.state.read() if caches else None
+            self.runs.processes = self.runner.processes = self.sharing.processes(state) if caches else None
             reason = self.training.why_plain(state) if state is not None else None
         if reason is None:
             call = self.reader.read(args, kwargs, self.lane_names.name, state)

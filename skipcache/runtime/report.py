@@ -12,7 +12,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Report:
-    """What was done for one denoiser since `accelerate` or `reset`. Printing it shows a table.
+    """What was done for one denoiser since `accelerate` or `reset`. Printing it shows a table; `sum` merges several.
 
     Attributes:
         full_steps, cached_steps: steps of all trajectories. A step is full if any of its lanes ran all blocks.
@@ -42,6 +42,32 @@ class Report:
     reasons: tuple[str, ...] = ()
     evictions: int = 0
     largest_gap: int = 0
+
+    def __add__(self, other: Report) -> Report:
+        """Of both, as if one process had done all of it: for reports of several processes. `full_at` is of this one.
+
+        Their ideal speedups are weighed by the blocks that a plain run would have run.
+        """
+        made = [r.blocks_run + r.blocks_saved for r in (self, other)]
+        known = [(n, r.ideal_speedup) for n, r in zip(made, (self, other)) if r.ideal_speedup is not None]
+        spent = sum(n / speedup for n, speedup in known)
+        return Report(
+            full_steps=self.full_steps + other.full_steps,
+            cached_steps=self.cached_steps + other.cached_steps,
+            blocks_run=self.blocks_run + other.blocks_run,
+            blocks_saved=self.blocks_saved + other.blocks_saved,
+            ideal_speedup=sum(n for n, _ in known) / spent if spent else self.ideal_speedup or other.ideal_speedup,
+            cache_bytes=self.cache_bytes + other.cache_bytes,
+            engine=" and ".join(dict.fromkeys((*self.engine.split(" and "), *other.engine.split(" and ")))),
+            full_at=self.full_at,
+            reasons=tuple(dict.fromkeys((*self.reasons, *other.reasons))),
+            evictions=self.evictions + other.evictions,
+            largest_gap=max(self.largest_gap, other.largest_gap),
+        )
+
+    def __radd__(self, other: int) -> Report:
+        """`sum(reports)` begins with 0."""
+        return self if other == 0 else NotImplemented
 
     def to_json(self) -> str:
         """All fields, as a JSON object."""

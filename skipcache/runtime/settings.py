@@ -13,6 +13,7 @@ from skipcache.predictors import Damped, Hold, Predictor
 from skipcache.runtime.corrections import Corrections
 from skipcache.runtime.plain import TRAINING
 from skipcache.stack import Keep, Plan, Stack
+from skipcache.trajectory import Agree
 
 ENGINES = ("auto", "fx", "hooks")
 
@@ -30,6 +31,7 @@ class Settings:
     corrections: Corrections | None = None
     training: str = "plain"
     cache_limit: int | None = None
+    agree: Agree = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Request:
     training: str = "plain"
     cache_limit: int | None = None
     steps: int | None = None
+    agree: Agree = False
 
     def __post_init__(self) -> None:
         given = {"interval": self.interval, "policy": self.policy, "speedup": self.speedup}
@@ -73,6 +76,8 @@ class Request:
             raise ValueError(f"training: expected 'plain' or 'ignore', got {self.training!r}")
         if self.cache_limit is not None:
             check_count("accelerate", "cache_limit", self.cache_limit)
+        if not isinstance(self.agree, (bool, str)):
+            raise TypeError(f"agree: expected True, False or the name of a mesh dimension, got {self.agree!r}")
         if not isinstance(self.compile, (bool, dict)):
             raise TypeError(
                 f"compile: expected True, False or a dict of options for torch.compile, got {self.compile!r}"
@@ -101,6 +106,7 @@ class Request:
             self.corrections,
             self.training,
             self.cache_limit,
+            self.agree,
         )
 
     def _policy(self, plan: Plan, placed: bool) -> Policy:

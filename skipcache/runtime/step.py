@@ -9,16 +9,20 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from skipcache.blocks import Snapshot, tensors_of
-from skipcache.engines import Engine, Order, StepResult
+from skipcache.engines import Engine, Order, Recent, StepResult
 from skipcache.predictors import Predictor
 from skipcache.runtime.corrections import correctable, main_output, with_main_output
-from skipcache.trajectory import WRITES, Call, Visit, versions
+from skipcache.trajectory import WRITES, Call, Processes, Visit, versions
 
 IDLE = "the forward did not run its blocks on a step, so that there was nothing to cache"
 UNSERVED = (
     "a step that the policy would have cached ran in full: the arguments differ in more than their tensors from those "
     "of the last full step, or what the model's forward reads has changed"
 )
+
+
+ELSEWHERE = "another process that holds a part of this model could not prove a cached step"
+MAX_ELSEWHERE = 16  # signatures
 
 
 class Corrector(Protocol):
@@ -51,6 +55,8 @@ class StepRunner:
     ) -> None:
         self.model, self.order, self.predictor = model, order, predictor
         self.refused, self.noted = refused, noted
+        self.processes: Processes | None = None  # that hold the model together
+        self._elsewhere: Recent[str] = Recent(MAX_ELSEWHERE)
 
     def run(
         self,
@@ -66,7 +72,7 @@ class StepRunner:
         if result.full and not visit.full:
             result = replace(result, reason=result.reason or UNSERVED)
         if result.features is not None:
-            visit.run.record(visit, *result.features)
+            visit.run.record(visit, *result.features, None if self.processes is None else self.processes.total)
         if corrector is not None:
             result = _corrected(result, call, visit, corrector)
         # A loop may write to what it gave and to what it is given: a model may hand both through as they are.
@@ -79,20 +85,22 @@ class StepRunner:
         before, snapshot = versions(call), None
         engines = self.order.for_full(call)
         for engine in engines:
-            if engine.refusal(call) is None:
+            if self._refusal(engine, call) is None:
                 if snapshot is not None:
                     # The model has run already for an engine that found only then that it cannot serve.
                     snapshot.put_back()
-                known = engine is engines[-1] or engine.serves(call)
+                served = engine.serves(call)
+                known = engine is engines[-1] or served
                 snapshot = None if known else Snapshot(call.sample.device, self.model)
                 engine.attach()
                 result = engine.full(forward, call)
+                result = result if served else self._proved_by_all(result, engine, call)
                 if result.features is not None:
                     return replace(result, engine=engine.name)
-                if engine.refusal(call) is None:
+                if self._refusal(engine, call) is None:
                     self.noted(result.reason or IDLE)
                     return result
-            self.refused(engine, engine.refusal(call) or "", engine is engines[-1])
+            self.refused(engine, self._refusal(engine, call) or "", engine is engines[-1])
             if result is not None and versions(call) != before:
                 self.noted(WRITES)
                 break
@@ -108,7 +116,7 @@ class StepRunner:
         slope = 1.0 if corrector is None else corrector.slope(visit.step)
         prediction = cache.predict(visit.step, self.predictor, slope)
         for engine in self.order.for_cached():
-            if engine.can_cache(call, prediction):
+            if self._elsewhere.get((engine.name, call.signature)) is None and engine.can_cache(call, prediction):
                 result = engine.cached(forward, call, prediction)
                 if not result.full:
                     self.order.cached(call)
@@ -116,6 +124,17 @@ class StepRunner:
                     prediction.saw(None)
                 return result
         return None
+
+    def _refusal(self, engine: Engine, call: Call) -> str | None:
+        return self._elsewhere.get((engine.name, call.signature)) or engine.refusal(call)
+
+    def _proved_by_all(self, result: StepResult, engine: Engine, call: Call) -> StepResult:
+        """The first step of a signature. Where other processes hold the model too, its proof counts if all have it."""
+        proved = result.features is not None
+        if self.processes is None or self.processes.agree(proved, call.sample.device):
+            return result
+        self._elsewhere.put((engine.name, call.signature), ELSEWHERE)
+        return replace(result, features=None)
 
 
 def depth_of(engines: Sequence[Engine]) -> int:
@@ -128,6 +147,6 @@ def _corrected(result: StepResult, call: Call, visit: Visit, corrector: Correcto
     if e is None or not correctable(result.output, call):
         return result
     cache = visit.lane.cache
-    better = corrector.apply(visit.step, call.sample, e, cache.outputs_before(visit.step))
+    better = corrector.apply(visit.step, call.x, e, cache.outputs_before(visit.step))
     cache.note_output(visit.step, e)
     return result if better is e else replace(result, output=with_main_output(result.output, call, better))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from skipcache.blocks import Streams, memory_of
-from skipcache.predictors import Prediction, Predictor
+from skipcache.predictors import Prediction, Predictor, Total, remembering
 from skipcache.trajectory.drift import Drift
 
 
@@ -35,8 +36,13 @@ class FeatureCache:
         """The index of the last full step that was recorded; -1 where there is none."""
         return self.full_steps[0] if self.full_steps else -1
 
-    def record(self, step: int, H: Streams | None, D: Streams, predictor: Predictor) -> None:
-        """Keep what `predictor` needs of a full step: R = D - H, or D where R is not asked for or cannot be formed."""
+    def record(
+        self, step: int, H: Streams | None, D: Streams, predictor: Predictor, total: Total | None = None
+    ) -> None:
+        """Keep what `predictor` needs of a full step: R = D - H, or D where R is not asked for or cannot be formed.
+
+        `total`: sums over the processes that hold other tokens of the same images, for predictors that sum over tokens.
+        """
         residual = predictor.residual and H is not None and shapes_of(H) == shapes_of(D)
         feature = tuple(d - h for h, d in zip(H, D)) if residual and H is not None else D
         before = self.residual, self._shapes
@@ -44,7 +50,8 @@ class FeatureCache:
         if before != (self.residual, self._shapes):
             self.forget()
         self.full_steps = [step, *self.full_steps][: predictor.depth]
-        self.kept = predictor.remember(feature, self.kept, self.full_steps)
+        remember = remembering(predictor, total)
+        self.kept = remember(feature, self.kept, self.full_steps)
         if self.drift is not None:
             self.drift.follow(H, full=True)
 
@@ -91,6 +98,17 @@ class FeatureCache:
 
 def shapes_of(streams: Streams) -> list[tuple[int, ...]]:
     return [tuple(x.shape) for x in streams]
+
+
+def keep_to(limit: int, runs: Sequence[Any]) -> int:
+    """Release runs, in their order, until the tensors of all take `limit` bytes; how many were released."""
+    sizes = [bytes_of(run.tensors) for run in runs]
+    total, evicted = sum(sizes), 0
+    for run, size in zip(runs, sizes):
+        if total > limit and size:
+            run.release()
+            total, evicted = total - size, evicted + 1
+    return evicted
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:

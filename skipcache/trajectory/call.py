@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from skipcache.blocks import Outline, outline_of, version
+from skipcache.blocks import Outline, outline_of, version, whole_argument
 from skipcache.trajectory.mark import Mark, is_plain
 
 WHOLE = frozenset({type(None), bool, int, str, torch.dtype, torch.device})
@@ -36,6 +36,7 @@ class Call:
         autocast: its dtype on the sample's device; None where it is off.
         inference: in inference mode.
         state: of the model, as `blocks.ModelState` reads it.
+        gather: gives the whole sample of this process's part; None where nothing is divided.
     """
 
     args: tuple[Any, ...]
@@ -52,6 +53,12 @@ class Call:
     autocast: torch.dtype | None = None
     inference: bool = False
     state: Hashable = None
+    gather: Callable[[Tensor], Tensor] | None = None
+
+    @cached_property
+    def x(self) -> Tensor:
+        """The sample as the caller gave it: gathered, where several processes hold parts of it, which must all ask."""
+        return self.sample if self.gather is None else self.gather(self.sample)
 
     @property
     def sample(self) -> Tensor:
@@ -83,11 +90,15 @@ class Call:
 
 @dataclass(frozen=True)
 class CallReader:
-    """Reads calls of one forward: `names` are its parameters, `sample` and `timestep` two of them."""
+    """Reads calls of one forward: `names` are its parameters, `sample` and `timestep` two of them.
+
+    `model`: whose processes may each be given a part of an argument; None where they are not.
+    """
 
     names: tuple[str, ...]
     sample: str
     timestep: str
+    model: nn.Module | None = None
 
     @classmethod
     def of(cls, forward: Callable[..., Any], sample: str, timestep: str) -> CallReader:
@@ -105,7 +116,19 @@ class CallReader:
         given = dict(zip(self.names, args))
         given.update(kwargs)
         x, t = given.pop(self.sample, None), given.pop(self.timestep, None)
-        return _call(x, t, given, args, kwargs, context, state)
+        if not self._is_divided:
+            return _call(x, t, given, args, kwargs, context, state)
+        t = self._whole(self.timestep, t) if isinstance(t, Tensor) else t
+        call = _call(x, t, given, args, kwargs, context, state)
+        return None if call is None else replace(call, gather=partial(self._whole, self.sample))
+
+    @property
+    def _is_divided(self) -> bool:
+        return self.model is not None and self.model.__dict__.get("_parallel_config") is not None
+
+    def _whole(self, name: str, part: Tensor) -> Tensor:
+        assert self.model is not None
+        return whole_argument(self.model, name, part)
 
 
 def _call(

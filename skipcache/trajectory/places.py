@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from skipcache.blocks import on_host
 from skipcache.policies import Step
@@ -13,6 +14,8 @@ from skipcache.trajectory.time import Direction, Instant
 
 ROUNDING = 0.001  # turns below it tell nothing of two runs
 ALIKE = 1.5  # and large ones that differ by less than this factor
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     from skipcache.trajectory.trajectory import Trajectory
@@ -27,6 +30,7 @@ class OpenStep:
         full: what was decided for the step as a whole. A single call of it may be full nevertheless.
         view: what policies see of it.
         counted_full: it was counted as a full step. One full call is enough for that.
+        looked: the policy asked for values that other processes may have others of.
     """
 
     index: int
@@ -35,6 +39,7 @@ class OpenStep:
     view: Step
     full: bool = True
     counted_full: bool = False
+    looked: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +68,11 @@ class Fits:
     def is_best(self) -> bool:
         """No other run can fit better: the lane has this conditioning, its sample turned by no more than rounding."""
         return self.is_sure and self.found.is_same and self.turn is not None and self.turn <= ROUNDING
+
+    @property
+    def compared(self) -> bool:
+        """It rests on values, beside the identity of tensors."""
+        return self.turn is not None or self.instant.position is None or not self.found.is_same
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +110,8 @@ Place = Fits | NewRun | Repeat
 class Visit:
     """The answer for one call: its run, its lane, its step, and whether all blocks must run.
 
-    `opens_step`: no other call of the step came before.
+    `opens_step`: no other call of the step came before. `compared`: where the call stands was told by values too.
+    `doubt`: why the call begins a run though it seemed to go on with one.
     """
 
     run: Trajectory
@@ -108,6 +119,8 @@ class Visit:
     at: OpenStep
     full: bool
     opens_step: bool
+    compared: bool = True
+    doubt: str | None = None
 
     @property
     def step(self) -> int:
@@ -120,16 +133,29 @@ class Visit:
 
 
 def view_of(
-    instant: Instant, last: OpenStep | None, index: int, since: int, direction: Direction, lanes: Lanes
+    instant: Instant,
+    last: OpenStep | None,
+    index: int,
+    since: int,
+    direction: Direction,
+    lanes: Lanes,
+    look: Callable[[], None],
 ) -> Step:
-    """What policies see of the step that opens at `instant`, `since` steps after the last full one."""
+    """What policies see of the step that opens at `instant`, `since` steps after the last full one.
+
+    `look` is called when a policy asks for values.
+    """
     run = instant.run
+
+    def looking(value: Callable[[], T]) -> Callable[[], T]:
+        return lambda: (look(), value())[1]
+
     before, before_at = (None, -1) if last is None else (last.instant, last.index)
     return Step(
         index,
-        timesteps=lambda: instant.timesteps,
-        before=None if before is None else lambda: before.timesteps,
-        direction=lambda: direction.sense if run is None else run.direction,
+        timesteps=looking(lambda: instant.timesteps),
+        before=None if before is None else looking(lambda: before.timesteps),
+        direction=looking(lambda: direction.sense if run is None else run.direction),
         count=None if run is None else len(run.timesteps),
         position=instant.position,
         scheduler=None if run is None or run.scheduler is None else type(run.scheduler).__name__,
@@ -137,7 +163,7 @@ def view_of(
         on_host=on_host(instant.timestep),
         times=lambda: None if run is None else run.times,
         since=since,
-        drift=lambda: lanes.drift(before_at),
+        drift=looking(lambda: lanes.drift(before_at)),
     )
 
 

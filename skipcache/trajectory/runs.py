@@ -7,7 +7,6 @@ threads, are told apart by their schedulers' timesteps and by their samples.
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,11 +15,13 @@ from torch import Tensor
 
 from skipcache.policies import Policy
 from skipcache.predictors import Predictor
-from skipcache.trajectory.cache import bytes_of
+from skipcache.trajectory.cache import keep_to
 from skipcache.trajectory.call import Call
 from skipcache.trajectory.lanes import Habits
 from skipcache.trajectory.places import ROUNDING, Fits, NewRun, Place, Repeat, Visit, surest
-from skipcache.trajectory.time import Clock, Instant
+from skipcache.trajectory.processes import Processes
+from skipcache.trajectory.threads import Thread, Threads
+from skipcache.trajectory.time import Instant
 from skipcache.trajectory.trajectory import Trajectory
 from skipcache.trajectory.word import Word
 
@@ -28,24 +29,15 @@ MAX_RUNS = 8  # on one thread
 MAX_NAMED = 64  # runs that clients have named; the one called longest ago goes first
 
 
-class Thread:
-    """The runs of one thread, the latest first, and its clock."""
-
-    def __init__(self, ignored: tuple[Tensor, ...]) -> None:
-        self.runs: list[Trajectory] = []
-        self.clock = Clock(ignored)
-
-
 class Runs:
     """All runs of one model. `visit` places a call."""
 
     def __init__(self, policy: Policy, predictor: Predictor, ignored: Callable[[], tuple[Tensor, ...]] = tuple) -> None:
         self.policy, self.predictor = policy, predictor
-        self._ignored = ignored
-        self._local = threading.local()
+        self._ignored, self._threads = ignored, Threads(ignored)
+        self.processes: Processes | None = None  # that hold the model together
         self.named: dict[str, Trajectory] = {}
         self._calls, self._habits = 0, Habits()
-        self._threads: weakref.WeakSet[Thread] = weakref.WeakSet()
         self._lock = threading.RLock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Runs:
@@ -58,19 +50,34 @@ class Runs:
         The lane is entered, so that another call of it is known as another step. `counts`: see `Clock.read`.
         """
         with self._lock:
-            thread = self._thread
+            thread = self._threads.here
             try:
-                return self._visit(call, thread.clock.read(call, schedulers, counts), thread)
+                instant = thread.clock.read(call, schedulers, counts)
+                return self._settled(
+                    call,
+                    lambda: self._visit(call, instant, thread, *self._find(call, instant, thread)),
+                    lambda: self._visit(call, instant, thread, None, NewRun()),
+                )
             except BaseException:
                 thread.runs.clear()
                 raise
 
-    def _visit(self, call: Call, instant: Instant, thread: Thread) -> Visit | Repeat:
-        run, place = self._find(call, instant, thread)
+    def _settled(
+        self, call: Call, place: Callable[[], Visit | Repeat], anew: Callable[[], Visit | Repeat]
+    ) -> Visit | Repeat:
+        """What `place` says; the same on all processes that hold the model together."""
+        return place() if self.processes is None else self.processes.settle(call, place, anew)
+
+    def _visit(
+        self, call: Call, instant: Instant, thread: Thread, run: Trajectory | None, place: Place
+    ) -> Visit | Repeat:
+        """`run` is the one that `place` is of; None: forget all of them, and begin anew."""
         if isinstance(place, Repeat):
             return place
-        if isinstance(place, NewRun):
-            run, instant = self._begin(place, instant, thread)
+        if run is None:
+            thread.runs.clear()
+        if run is None or isinstance(place, NewRun):
+            run, instant = self._begin(NewRun() if run is None else place, instant, thread)
         self._hold(run, thread)
         self._count(run)
         return run.enter(call, place, instant)
@@ -86,13 +93,19 @@ class Runs:
             instant = Instant.of(call.timestep, run.said)
             if word.step is not None:
                 instant = replace(instant, position=word.step)
-            place = run.place(call, instant)
-            if isinstance(place, Repeat):
-                return place
-            if isinstance(place, NewRun) and run.at is not None:
-                run = self.named[word.name] = self._named(word)
-            self._count(run)
-            return run.enter(call, place, instant)
+            return self._settled(
+                call,
+                lambda: self._visit_said(call, instant, word, run, run.place(call, instant)),
+                lambda: self._visit_said(call, instant, word, run, NewRun()),
+            )
+
+    def _visit_said(self, call: Call, instant: Instant, word: Word, run: Trajectory, place: Place) -> Visit | Repeat:
+        if isinstance(place, Repeat):
+            return place
+        if isinstance(place, NewRun) and run.at is not None:
+            run = self.named[word.name] = self._named(word)
+        self._count(run)
+        return run.enter(call, place, instant)
 
     def _is_said(self, run: Trajectory, word: Word) -> bool:
         return word.is_of(run.said, run.policy, self.policy)
@@ -118,14 +131,7 @@ class Runs:
         if limit is None:
             return 0
         with self._lock:
-            runs = sorted(self.all, key=lambda run: (run is latest, run.used))
-            sizes = [bytes_of(run.tensors) for run in runs]
-            total, evicted = sum(sizes), 0
-            for run, size in zip(runs, sizes):
-                if total > limit and size:
-                    run.release()
-                    total, evicted = total - size, evicted + 1
-        return evicted
+            return keep_to(limit, sorted(self.all, key=lambda run: (run is latest, run.used)))
 
     def _count(self, run: Trajectory) -> None:
         self._calls += 1
@@ -134,7 +140,7 @@ class Runs:
     def drop(self, run: Trajectory | None = None) -> None:
         """Forget a run of the calling thread, or all of them: its next call begins another one."""
         with self._lock:
-            thread = self._thread
+            thread = self._threads.here
             thread.runs[:] = [other for other in thread.runs if run is not None and other is not run]
             if run is not None and run.named is not None:
                 self.named.pop(run.named, None)
@@ -142,8 +148,7 @@ class Runs:
     @property
     def all(self) -> list[Trajectory]:
         with self._lock:
-            runs = {run: None for thread in list(self._threads) for run in thread.runs}
-            return [*self.named.values(), *runs]
+            return [*self.named.values(), *self._threads.runs]
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -153,16 +158,8 @@ class Runs:
     @property
     def latest(self) -> Trajectory:
         """The calling thread's; an empty one before its first call."""
-        runs = self._thread.runs
+        runs = self._threads.here.runs
         return runs[0] if runs else Trajectory(self.policy, self.predictor)
-
-    @property
-    def _thread(self) -> Thread:
-        found: Thread | None = getattr(self._local, "thread", None)
-        if found is None:
-            found = self._local.thread = Thread(self._ignored())
-            self._threads.add(found)
-        return found
 
     # Which run
 
@@ -194,15 +191,14 @@ class Runs:
 
     def _elsewhere(self, call: Call, instant: Instant, thread: Thread) -> tuple[Trajectory, Fits] | None:
         """The run of another thread that `call` goes on with, if one is the likeliest."""
-        runs = [run for other in list(self._threads) if other.runs is not thread.runs for run in other.runs]
-        places = [(run, run.place(call, instant)) for run in dict.fromkeys(runs)]
+        places = [(run, run.place(call, instant)) for run in dict.fromkeys(self._threads.elsewhere(thread))]
         sure = [(run, place) for run, place in places if isinstance(place, Fits) and place.is_sure]
         going = [(run, place) for run, place in sure if place.steps or place.lane is not None]
         found = surest([one for one in going if one[1].lane is not None] or going)
         for run, place in sure if found is None else ():
             # Perhaps a lane of a run that hops over threads.
             if place.steps == 0 and place.lane is None and place.turn is not None and place.turn <= ROUNDING:
-                self._share(thread, run)
+                self._threads.share(thread, run)
         return found
 
     def _begin(self, place: NewRun, instant: Instant, thread: Thread) -> tuple[Trajectory, Instant]:
@@ -230,20 +226,6 @@ class Runs:
         if thread.runs and thread.runs[0] is run:
             return
         if run not in thread.runs:
-            self._share(thread, run)
+            self._threads.share(thread, run)
         runs = thread.runs
-        runs[:] = [run, *(one for one in runs if one is not run)][: MAX_RUNS * self._sharers(runs)]
-
-    def _share(self, thread: Thread, run: Trajectory) -> None:
-        """The thread and the one of `run`, if another one has it, share all their runs."""
-        mine, theirs = thread.runs, next((one.runs for one in list(self._threads) if run in one.runs), None)
-        if theirs is None:
-            return
-        run.goes_on = True
-        shared = sorted(mine + theirs, key=lambda one: -one.used)
-        for one in list(self._threads):
-            if one.runs is mine or one.runs is theirs:
-                one.runs = shared
-
-    def _sharers(self, runs: list[Trajectory]) -> int:
-        return sum(thread.runs is runs for thread in list(self._threads))
+        runs[:] = [run, *(one for one in runs if one is not run)][: MAX_RUNS * self._threads.sharers(runs)]

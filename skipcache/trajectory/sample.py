@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from skipcache.blocks import on_host
@@ -196,7 +196,7 @@ def _products(vectors: list[Rows]) -> np.ndarray:
 def _rows(x: Tensor) -> Rows:
     """A copy, (images, numbers), float32, as an array where it can be; a tensor without a batch is one image."""
     images = x.shape[0] if x.ndim > 1 else 1
-    if on_host(x) and x.dtype in IN_NUMPY:
+    if type(x) in (Tensor, nn.Parameter) and on_host(x) and x.dtype in IN_NUMPY:
         return np.array(x.numpy(force=True), np.float32).reshape(images, -1)
     rows = x.detach().reshape(images, -1).to(torch.float32, copy=True)
     return rows.numpy() if on_host(x) else rows

@@ -8,16 +8,16 @@ wrong reuse is a defect, a lost saving is not.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
 from skipcache.blocks import Streams, on_host
 from skipcache.policies import Policy, reads_drift
-from skipcache.predictors import Predictor
+from skipcache.predictors import Predictor, Total
 from skipcache.trajectory.call import Call
 from skipcache.trajectory.lanes import Found, Habits, Lane, Lanes
 from skipcache.trajectory.places import Fits, NewRun, OpenStep, Place, Repeat, Visit, view_of
-from skipcache.trajectory.processes import agreed
 from skipcache.trajectory.sample import Turn
 from skipcache.trajectory.time import Direction, Instant, SchedulerRun, direction, same_run
 from skipcache.trajectory.turns import Turns, reads
@@ -197,29 +197,30 @@ class Trajectory:
         at = self._open_step(instant, steps) if opens or self.at is None else self.at
         if fits is not None and fits.turn is not None and not self.lanes.saw(call, at.index):
             self.turns.note(call, fits.turn)
-        full = self._decide(call, at, lane, opens)
+        full = self._decide(at, lane)
         lane = lane or self.lanes.add(call)
         lane.enter(
             call,
             at.index,
             None if self.named is not None else self.lanes.see(call, at.index, lane, reads(call, instant)),
         )
-        return Visit(self, lane, at, full, opens)
+        return Visit(self, lane, at, full, opens, fits is None or fits.compared)
 
-    def record(self, visit: Visit, H: Streams | None, D: Streams) -> None:
-        """Keep what the predictor needs of a full step."""
-        visit.lane.cache.record(visit.step, H, D, self.predictor)
+    def record(self, visit: Visit, H: Streams | None, D: Streams, total: Total | None = None) -> None:
+        """Keep what the predictor needs of a full step. `total`: see `FeatureCache.record`."""
+        visit.lane.cache.record(visit.step, H, D, self.predictor, total)
 
     # Full or cached: the one place where it is decided. An engine may still have to run in full, and says so.
 
-    def _decide(self, call: Call, at: OpenStep, lane: Lane | None, opens: bool) -> bool:
-        """True where all blocks must run: by the step, for a lane without features, or because a process says so."""
-        full = at.full or lane is None or lane.cache.last_full < self._last_full or lane.cache.last_full < 0
-        if getattr(self.policy, "agree", False) and agreed(full, call.sample.device) and not full:
-            full = True
-            if opens:
-                at.full, self._last_full = True, at.index
-        return full
+    def _decide(self, at: OpenStep, lane: Lane | None) -> bool:
+        """True where all blocks must run: by the step, or for a lane without features."""
+        return at.full or lane is None or lane.cache.last_full < self._last_full or lane.cache.last_full < 0
+
+    def insist(self, visit: Visit) -> Visit:
+        """The same visit as a full one, since another process says so; with it all of a step that it opens."""
+        if not visit.full and visit.opens_step:
+            visit.at.full, self._last_full = True, visit.at.index
+        return replace(visit, full=True)
 
     def _open_step(self, instant: Instant, steps: int) -> OpenStep:
         last = self.at
@@ -227,9 +228,11 @@ class Trajectory:
         before = -1 if last is None else last.index
         index = before + (1 if last is None else steps)
         self.lanes.forget_before(self._last_full)
-        view = view_of(instant, last, index, index - self._last_full, self.direction, self.lanes)
+        looks: list[None] = []
+        look = lambda: looks.append(None)  # noqa: E731
+        view = view_of(instant, last, index, index - self._last_full, self.direction, self.lanes, look)
         full = forced or self.policy.full(view)
-        self.at = OpenStep(index, before, instant, view, full)
+        self.at = OpenStep(index, before, instant, view, full, looked=bool(looks))
         self._last_full = index if full else self._last_full
         return self.at
 

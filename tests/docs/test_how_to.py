@@ -32,7 +32,12 @@ def run(*headings):
 
 def test_every_section_has_code():
     found = sections("docs/how-to.md")
-    assert all(found.values()) and len(found) == 6
+    assert all(found.values()) and len(found) == 7
+
+
+def test_several_devices():
+    both, one = (run("On several devices")[name] for name in ("both", "reports"))
+    assert both.full_steps == 2 * one[0].full_steps > 0
 
 
 def test_a_predictor():

@@ -37,3 +37,17 @@ def test_what_is_not_known_yet_is_a_dash():
 def test_it_cannot_be_changed():
     with pytest.raises(FrozenInstanceError):
         REPORT.full_steps = 0
+
+
+def test_reports_of_several_processes_merge():
+    other = Report(3, 7, 100, 300, 4.0, 2**20, "fx", full_at=(0, 4), reasons=("why",), evictions=1, largest_gap=4)
+    both = sum([REPORT, other])
+    assert (both.full_steps, both.cached_steps, both.blocks_run, both.blocks_saved) == (10, 20, 192, 368)
+    assert both.ideal_speedup == pytest.approx(560 / (160 / 1.739 + 400 / 4))
+    assert (both.cache_bytes, both.engine, both.full_at) == (4 * 2**20, "hooks and fx", (0, 3, 6))
+    assert both.reasons == (*REPORT.reasons, "why") and (both.evictions, both.largest_gap) == (1, 4)
+
+
+def test_a_process_that_did_nothing_changes_nothing():
+    idle = Report(0, 0, 0, 0, None, 0, "hooks")
+    assert sum([REPORT, idle]) == REPORT and sum([idle]) is idle and sum([idle, idle]).ideal_speedup is None

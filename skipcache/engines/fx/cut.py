@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from skipcache.blocks import Outline, Streams, alike, arguments_of, handed_in
+from skipcache.blocks import Outline, Streams, alike, handed_in
 from skipcache.engines.fx.errors import Untraceable
 from skipcache.engines.fx.function_mode import Tracer, tracing
 from skipcache.engines.fx.trace import LeafCall, Trace, require
@@ -72,7 +72,7 @@ class Cut:
             H: Points | None = list(head[-1].streams)
         else:
             path, inlets = skipped[0].path, _inlets(calls, skipped[0], model) if stack.enters_canonical else (None,)
-            H = _entering(skipped[0], inlets)
+            H = _entering(skipped[0], inlets, trace.tracer)
         nodes = frozenset(call.node for call in skipped)
         return cls(nodes, path, H, skipped[-1].path, skipped[-1].streams, () if head else inlets)
 
@@ -176,15 +176,13 @@ def prune(graph: fx.Graph) -> None:
             graph.erase_node(node)
 
 
-def _entering(first: LeafCall, inlets: tuple[Any, ...]) -> Points | None:
+def _entering(first: LeafCall, inlets: tuple[Any, ...], tracer: Tracer) -> Points | None:
     """What enters the block of `first`, in the order in which it returns its streams."""
     found: Points = []
     for key in inlets:
         if key is None:
             return None
-        held: Any = first.args if isinstance(key, int) else first.kwargs
-        nodes: Any = first.node.args if isinstance(key, int) else first.node.kwargs
-        found.append((held[key], nodes[key]))
+        found.append((first.arguments[key], tracer.argument(first.arguments[key])))
     return found
 
 
@@ -197,10 +195,10 @@ def _inlets(calls: Sequence[LeafCall], first: LeafCall, model: nn.Module) -> tup
     kind = type(model.get_submodule(first.path))
     for one, other in pairwise(calls):
         if type(model.get_submodule(one.path)) is kind is type(model.get_submodule(other.path)):
-            inlets = handed_in(_streams(one), arguments_of(other.args, other.kwargs))
+            inlets = handed_in(_streams(one), other.arguments)
             if None not in inlets:
                 return inlets
-    return alike(_streams(first), arguments_of(first.args, first.kwargs))
+    return alike(_streams(first), first.arguments)
 
 
 def _streams(call: LeafCall) -> Streams:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from skipcache.blocks import Outline, Outside, Streams, arguments_of
+from skipcache.blocks import Outline, Outside, Streams, arguments_of, as_entering
 from skipcache.engines import Features
 from skipcache.engines.fx.assumptions import Guard
 from skipcache.engines.fx.cut import WEIGHT, Canonical, Cut, Points, cut_graph, finish
@@ -139,7 +139,8 @@ class Programs:
     def features(self, given: tuple[Any, Any], H_out: Any, D_out: Any) -> Features | None:
         """(H, D), from what the first deep block was `given` and what the ends returned; None where they look odd."""
         cut, canonical = self.cut, self.layout.canonical
-        D, arguments = tuple(tensors_in(D_out)), arguments_of(*given)
+        first = self.layout.model.get_submodule(cut.H_path)
+        D, arguments = tuple(tensors_in(D_out)), arguments_of(*as_entering(first, *given)) if cut.inlets else {}
         H: Any = tuple(map(arguments.get, cut.inlets)) if cut.inlets else tuple(tensors_in(H_out))
         if not (_look_alike(D, cut.D) and (cut.H is None or _look_alike(H, cut.H))):
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from skipcache.blocks import Generators, Outline
+from skipcache.blocks import Generators, Outline, arguments_of, as_entering
 from skipcache.branches import SKIPS, branches_of
 from skipcache.engines.fx.errors import Stale, Untraceable
 from skipcache.engines.fx.function_mode import Tracer, tracing
@@ -28,12 +28,14 @@ def require(value: Any, expected: Any) -> None:
 
 @dataclass(frozen=True)
 class LeafCall:
-    """A leaf's call in a trace. `streams` are the tensors that it returns, fakes, each with its node."""
+    """A leaf's call in a trace. `streams` are the tensors that it returns, fakes, each with its node.
+
+    `arguments` are those that its own forward gets, behind hooks that split them.
+    """
 
     path: str
     node: fx.Node
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    arguments: dict[Hashable, Any]
     streams: list[tuple[Tensor, fx.Node]]
 
 
@@ -78,6 +80,7 @@ def trace(
         return replay(path, left[path].pop(0), args, kwargs)
 
     def replay(path: str, returned: tuple[list[Any], Any], args: Any, kwargs: Any) -> Any:
+        arguments = arguments_of(*as_entering(model.get_submodule(path), args, kwargs))
         node = tracer.emit("call_module", path, args, {**kwargs, **handed_over(path, args, kwargs)})
         output = pytree.tree_unflatten([_filled(tracer, path, leaf) for leaf in returned[0]], returned[1])
         parts = list(tracer.parts(output, node))
@@ -87,7 +90,7 @@ def trace(
         for part, at in parts:
             if isinstance(part, (bool, int, float, str)):
                 graph.call_function(require, (at, part))
-        calls.append(LeafCall(path, node, args, kwargs, streams))
+        calls.append(LeafCall(path, node, arguments, streams))
         return output
 
     def handed_over(path: str, args: Any, kwargs: Any) -> dict[str, Any]:

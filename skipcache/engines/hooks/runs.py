@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
-from skipcache.blocks import Outline, Streams, alike, arguments_of, handed_in, rebuild, take_apart, version
+from skipcache.blocks import (
+    Outline,
+    Streams,
+    alike,
+    arguments_of,
+    as_entering,
+    handed_in,
+    rebuild,
+    take_apart,
+    version,
+)
 from skipcache.engines import beside
 from skipcache.engines.hooks.wiring import Outlet, Wiring, outlines_of
 from skipcache.engines.tape import Tape
@@ -48,7 +58,8 @@ class FullRun:
     def block(self, block: BlockCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         index, known = block.index, self.known
         if index == known.first and not self.engine.deep.start:
-            self.H = self.engine.entering(index, known, arguments_of(args, kwargs), self.batch)
+            entering = arguments_of(*as_entering(block.module, args, kwargs))
+            self.H = self.engine.entering(index, known, entering, self.batch)
         output = block.plain(*args, **kwargs)
         self.ran += 1
         if index == known.shallow:
@@ -81,13 +92,13 @@ class WiringObserver:
 
     def block(self, block: BlockCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         index, kind, deep = block.index, type(block.module), self.engine.deep
-        arguments = arguments_of(args, kwargs)
+        arguments, given = arguments_of(*as_entering(block.module, args, kwargs)), arguments_of(args, kwargs)
         self._learn_inlets(kind, arguments)
         if index in deep and not any(i in deep for i in self._called):
             self._entry = {key: x for key, x in arguments.items() if isinstance(x, Tensor)}
             self._watch("entry", tuple(self._entry.values()))
             self.counts = self.count(), None
-        self._first = self._first if self._called else outlines_of(arguments)
+        self._first = self._first if self._called else outlines_of(given)
         self._called.append(index)
         output = self._noted(index, block, args, kwargs)
         self.ran += 1
@@ -188,7 +199,8 @@ class CachedRun:
             return output
         arguments = arguments_of(args, kwargs)
         if index == wiring.first and not self.engine.deep.start:
-            self.H = self.engine.entering(index, wiring, arguments, self.batch)
+            entering = arguments_of(*as_entering(block.module, args, kwargs))
+            self.H = self.engine.entering(index, wiring, entering, self.batch)
         if index != wiring.last:
             return wiring.outlets[index].hand_through(arguments)
         self.H = beside(self.H, wiring.outlets[index].outlines)
