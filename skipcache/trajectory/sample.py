@@ -205,9 +205,7 @@ def _rows(x: Tensor) -> Rows:
 def _partners_of(x: Rows) -> list[list[int]] | None:
     """Rows that hold the same image, which guidance mixes: lists of as many rows as there are, each another order."""
     count, same = len(x), (x == x[:1]).all(1).tolist()
-    if sum(same) == 1:
-        return None
-    for parts in (p for p in (2, 3, 4) if count % p == 0):
+    for parts in (p for p in (2, 3, 4) if count % p == 0 and sum(same) > 1):
         each = count // parts
         apart = [[(row + shift * each) % count for row in range(count)] for shift in range(1, parts)]
         beside = [[row - row % parts + (row + shift) % parts for row in range(count)] for shift in range(1, parts)]
