@@ -63,7 +63,7 @@ def is_divided(x: Any) -> bool:
 
 def as_entering(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
     """The arguments as the module's own forward gets them, behind diffusers' hooks that split them by process."""
-    registry = module.__dict__.get("_diffusers_hook")
+    registry: Any = module.__dict__.get("_diffusers_hook")
     for name in reversed(getattr(registry, "_hook_order", ())):
         hook = registry.hooks[name]
         if type(hook).__name__ == SPLIT:
@@ -98,7 +98,8 @@ def _divided(model: nn.Module) -> Iterator[tuple[Any, int]]:
     if context is not None:
         yield context, 0
     seen: list[tuple[Any, Any]] = []
-    for p in model.parameters():
+    parameters: Iterator[Any] = model.parameters()
+    for p in parameters:
         if is_divided(p) and not any(p.device_mesh is mesh and p.placements == placed for mesh, placed in seen):
             seen.append((p.device_mesh, p.placements))
             yield from ((p.device_mesh, i) for i, one in enumerate(p.placements) if not one.is_replicate())
@@ -115,9 +116,10 @@ def _root_of(mesh: Any) -> Any:
     return mesh if root is None else root()
 
 
-def whole_of(x: Tensor) -> Tensor:
+def whole_of(x: Any) -> Tensor:
     """A DTensor's value on all processes, gathered; they must all ask. Another tensor as it is."""
-    return x.full_tensor() if is_divided(x) else x  # type: ignore[operator]
+    whole: Tensor = x.full_tensor() if is_divided(x) else x
+    return whole
 
 
 def divided_like(x: Tensor, like: Tensor) -> Tensor:
