@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,9 +15,12 @@ from skipcache.blocks.outside import Outside
 
 
 @contextmanager
-def quietly(device: torch.device, model: nn.Module) -> Iterator[Snapshot]:
-    """A trial run: it takes no random numbers from the run it is part of, and what it writes is put back."""
-    before = Snapshot(device, model)
+def quietly(device: torch.device, model: nn.Module, modules: Sequence[nn.Module] | None = None) -> Iterator[Snapshot]:
+    """A trial run: it takes no random numbers from the run it is part of, and what it writes is put back.
+
+    `modules` are those of `model` that it runs; None for all.
+    """
+    before = Snapshot(device, model, modules)
     try:
         yield before
     finally:
@@ -31,11 +34,12 @@ _CONTAINERS = (list, set, dict)
 class Snapshot:
     """What a run of `model` may leave behind, as it is now: generators, attributes, buffers, what lies `outside`."""
 
-    def __init__(self, device: torch.device, model: nn.Module) -> None:
+    def __init__(self, device: torch.device, model: nn.Module, modules: Sequence[nn.Module] | None = None) -> None:
+        modules = list(model.modules()) if modules is None else modules
         self._generators = Generators(device)
-        self.outside = Outside(model.modules())
+        self.outside = Outside(modules)
         self._attributes, self._buffers = [], []
-        for module in model.modules():
+        for module in modules:
             held = module.__dict__
             own = {name: held[name] for name in held.keys() - _NOT_OWN}
             self._attributes.append((held, own, {name: _copied(value) for name, value in own.items()}))

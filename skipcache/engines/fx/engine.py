@@ -17,13 +17,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from skipcache.blocks import Generators, Outside, is_bound_to, own_forward
-from skipcache.engines import COUNTS, Features, Recent, StepResult, same_output
+from skipcache.engines import Features, Recent, StepResult
 from skipcache.engines.fx.assumptions import unfit_argument
 from skipcache.engines.fx.decorators import innermost, rewrapped
 from skipcache.engines.fx.errors import Stale, Untraceable, of_compiling, reason_of
 from skipcache.engines.fx.programs import Graphs, Options, Programs
-from skipcache.engines.fx.recording import Recording, record
-from skipcache.predictors import Hold, Prediction
+from skipcache.engines.fx.recording import record
+from skipcache.predictors import Prediction
 from skipcache.stack import Plan, Stack, deep_blocks
 from skipcache.trajectory import WRITES, Call, versions
 
@@ -201,7 +201,7 @@ class FxEngine:
             made = Programs.of(function, self.model, self.stack, self.deep, recording, call, self.compile, outside)
             if drawn:
                 raise Untraceable(f"its submodules draw random numbers, from {drawn[0]}")
-            features = proved(made, recording, call)
+            features = made.proved(recording, call)
         except Exception as error:  # the forward's own Python may fail in any way on tensors without values
             self._keep(call, Refused(reason_of(error)))
             return StepResult(recording.output, blocks)
@@ -225,34 +225,3 @@ class FxEngine:
         if (self._traces.get(call.signature) or 0) >= MAX_TRACES and self._serving(call) is None:
             return CHANGING
         return None
-
-
-def proved(made: Programs, recording: Recording, call: Call) -> Features:
-    """The features of the step that `recording` shows. The programs must give its output, to the bit.
-
-    Only their glue is run: `recording` answers for the leaves, and compares what they are given with what they were
-    given on the step. The cached program is given D. The full one is proved where it is to run, which is compiled.
-    Refused is what cannot be answered for: leaves that write to what they are given, that count outside of the model,
-    or that draw random numbers. Raises `Untraceable`.
-    """
-    given, end = recording.given, recording.D
-    assert given is not None and end is not None  # the cut has found them
-    features = made.features(given, recording.H and recording.H[1], end[1])
-    if features is None:
-        raise Untraceable("the trace shows other features than the step that it repeats")
-    if any(h.device != d.device for h, d in zip(features.H or (), features.D)):
-        raise Untraceable("its head and its deep part lie on two devices, and a graph moves nothing between them")
-    if recording.counted:
-        raise Untraceable(COUNTS.format(", ".join(recording.counted[:3])))
-    recorder, held = recording.recorder, Prediction(Hold(), [features.D], (), residual=False)
-    if recorder.tape.unsound:
-        raise Untraceable(f"{recorder.tape.unsound}, which a graph might lose")
-    outputs = []
-    if made.compile is not False:
-        with recorder.proving() as model:
-            outputs.append(made.full(call.args, call.kwargs, eager=True, model=model)[0])
-    with recorder.proving() as model:
-        outputs.append(made.cached(call.args, call.kwargs, held, eager=True, model=model)[0])
-    if not all(same_output(recording.output, output) for output in outputs):
-        raise Untraceable("a program did not give the output of the step that it was made of")
-    return features

@@ -12,15 +12,16 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from skipcache.blocks import Outline, Outside, Streams, arguments_of, as_entering
-from skipcache.engines import Features
+from skipcache.engines import COUNTS, Features, same_output
 from skipcache.engines.fx.assumptions import Guard
 from skipcache.engines.fx.cut import WEIGHT, Canonical, Cut, Points, cut_graph, finish
 from skipcache.engines.fx.errors import Untraceable
 from skipcache.engines.fx.nesting import tensors_in
 from skipcache.engines.fx.recording import Recording, follow
 from skipcache.engines.fx.trace import Trace, trace
-from skipcache.predictors import Prediction
+from skipcache.predictors import Hold, Prediction
 from skipcache.stack import Stack
+from skipcache.trajectory import Call
 
 Options = bool | dict[str, Any]
 
@@ -145,6 +146,36 @@ class Programs:
         if not (_look_alike(D, cut.D) and (cut.H is None or _look_alike(H, cut.H))):
             return None
         return Features(None if cut.H is None else canonical(cut.H_path, H), canonical(cut.D_path, D))
+
+    def proved(self, recording: Recording, call: Call) -> Features:
+        """The features of the step that `recording` shows. The programs must give its output, to the bit.
+
+        Only their glue is run: `recording` answers for the leaves, and compares what they are given with what they were
+        given on the step. The cached program is given D. The full one is proved where it is to run, which is compiled.
+        Refused is what cannot be answered for: leaves that write to what they are given, that count outside of the
+        model, or that draw random numbers. Raises `Untraceable`.
+        """
+        given, end = recording.given, recording.D
+        assert given is not None and end is not None  # the cut has found them
+        features = self.features(given, recording.H and recording.H[1], end[1])
+        if features is None:
+            raise Untraceable("the trace shows other features than the step that it repeats")
+        if any(h.device != d.device for h, d in zip(features.H or (), features.D)):
+            raise Untraceable("its head and its deep part lie on two devices, and a graph moves nothing between them")
+        if recording.counted:
+            raise Untraceable(COUNTS.format(", ".join(recording.counted[:3])))
+        recorder, held = recording.recorder, Prediction(Hold(), [features.D], (), residual=False)
+        if recorder.tape.unsound:
+            raise Untraceable(f"{recorder.tape.unsound}, which a graph might lose")
+        outputs = []
+        if self.compile is not False:
+            with recorder.proving() as model:
+                outputs.append(self.full(call.args, call.kwargs, eager=True, model=model)[0])
+        with recorder.proving() as model:
+            outputs.append(self.cached(call.args, call.kwargs, held, eager=True, model=model)[0])
+        if not all(same_output(recording.output, output) for output in outputs):
+            raise Untraceable("a program did not give the output of the step that it was made of")
+        return features
 
     def cached(
         self,

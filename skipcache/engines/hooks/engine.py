@@ -205,16 +205,15 @@ class HookEngine:
         Models that write to their features in place are found out by the tensors' versions or by the proof.
         """
         before, trials = versions(call), Trials(self, forward, call)
-        run = trials.full
-        output, watched = self._watched(run, forward, call)
+        output, watched = self._watched(trials.full, forward, call)
         self._proved.tries(call)
         if not watched.called:
-            return StepResult(output, run.ran)
-        wiring, features = self._seen(run, watched.read, versions(call) == before), None
+            return StepResult(output, trials.full.ran)
+        wiring, features = self._seen(trials.full, watched.read, versions(call) == before), None
         if not wiring.refusal:
             wiring, features = trials.prove(output, wiring)
         self._proved.put(call, wiring)
-        return StepResult(output, run.ran, features=features)
+        return StepResult(output, trials.full.ran, features=features)
 
     def _seen(self, run: WiringObserver, read: str | None, unwritten: bool) -> Wiring:
         wiring = run.wiring() if unwritten else Wiring(refusal=WRITES)

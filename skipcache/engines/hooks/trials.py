@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from skipcache.blocks import Generators, Outside, Streams, quietly
 from skipcache.engines import COUNTS, Features, beside, same_output
 from skipcache.engines.hooks.runs import CachedRun, Count, FullRun, Unwired, WiringObserver
@@ -62,6 +64,12 @@ class Trials:
         free = self.engine.idle_head and self._flaw(output, features, idle, tape) is None
         return (idle if free else wiring), features
 
+    def _glue(self) -> list[nn.Module]:
+        """The modules that run where no block does, and those in the first block, which forwards may use beside it."""
+        _, *others = self.engine.stack.blocks
+        inside = {module for path in others for module in self.engine.model.get_submodule(path).modules()}
+        return [module for module in self.engine.model.modules() if module not in inside]
+
     def _on_copies(self, wiring: Wiring) -> Features:
         run = FullRun(self.engine, self.call.batch, wiring)
         with quietly(self.call.sample.device, self.engine.model):
@@ -74,7 +82,7 @@ class Trials:
         engine, full = self.engine, self.full
         trial = Trial(engine, self.call.batch, wiring, _of(features.D), tape, self.outside.values)
         watched = Watched(trial, engine, wiring, caches=True)
-        with quietly(self.call.sample.device, engine.model):
+        with quietly(self.call.sample.device, engine.model, None if tape is None else self._glue()):
             self.outside.put_back()
             try:
                 again = engine.do(watched, self.forward, self.call)
