@@ -16,7 +16,7 @@ FLUX = dict(WIDTH, in_channels=16, out_channels=16, vec_in_dim=12, context_in_di
 FLUX |= {"image_model": "flux", "axes_dim": [4, 6, 6], "theta": 10000, "patch_size": 2, "guidance_embed": True}
 VIDEO = dict(FLUX, image_model="hunyuan_video", theta=256, patch_size=[1, 2, 2], byt5=False, meanflow=False)
 PIXART = {
-    "input_size": 8,
+    "input_size": 64,
     "hidden_size": 32,
     "depth": 4,
     "num_heads": 2,
@@ -78,7 +78,7 @@ FAMILIES = {
         (1, 4, 8, 8),
         {},
     ),
-    "pixart": ("PixArtAlpha", dict(PIXART, image_model="pixart_alpha", micro_condition=False), (1, 4, 8, 8), {}),
+    "pixart": ("PixArtAlpha", dict(PIXART, image_model="pixart_alpha", micro_condition=False), (1, 4, 64, 64), {}),
     "ltxv": (
         "LTXV",
         {"image_model": "ltxv", "in_channels": 128, "cross_attention_dim": 32, "attention_head_dim": 16}

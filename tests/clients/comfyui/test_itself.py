@@ -15,6 +15,8 @@ pytestmark = [
 ]
 each_family = pytest.mark.parametrize("name", FAMILIES)
 POLICY = skipcache.Interval(3)
+GRAPHS = ("aura", "wan", "wan_5b", "qwen")  # the fx engine takes these
+WRITERS = ("flux", "schnell", "ltxv", "hunyuan_video", "lumina", "hunyuan_3d")  # these write to features in place
 
 
 def state(model):
@@ -34,24 +36,38 @@ def test_steps_are_the_policy_s_own_and_the_model_is_left_as_it_was(name):
     assert state(model) == before and torch.equal(sample(model, name), plain)
 
 
-@each_family
-def test_both_engines_give_one_result(name):
+def bare(name):
     """Graphs take no objects, so that ids and wrappers are left out of the options: these models read neither."""
+
+    def apply(executor, x, t, c_concat, c_crossattn, control, options, **more):
+        kept = {"cond_or_uncond": options["cond_or_uncond"]}
+        return executor(x, t, c_concat, c_crossattn, control, kept, **more)
+
+    model = patcher(name)
+    model.add_wrapper_with_key("apply_model", "bare", apply)
+    return model, model.model.diffusion_model
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_both_engines_give_one_result(name):
     outputs = []
     for engine in ("hooks", "fx"):
-        model = patcher(name)
-
-        def bare(executor, x, t, c_concat, c_crossattn, control, options, **more):
-            kept = {"cond_or_uncond": options["cond_or_uncond"]}
-            return executor(x, t, c_concat, c_crossattn, control, kept, **more)
-
-        model.add_wrapper_with_key("apply_model", "bare", bare)
-        module = model.model.diffusion_model
+        model, module = bare(name)
         with skipcache.accelerated(module, policy=POLICY, engine=engine, training="ignore"):
             outputs.append(sample(model, name))
             report = skipcache.report(module, flops=False)
         assert (report.engine, report.full_steps, report.cached_steps) == (engine, 4, 6)
     assert torch.equal(*outputs)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_graphs_refuse_by_name_what_writes_in_place(name):
+    model, module = bare(name)
+    with (
+        skipcache.accelerated(module, policy=POLICY, engine="fx", training="ignore"),
+        pytest.raises(RuntimeError, match=r"engine=.fx. cannot serve .* in place"),
+    ):
+        sample(model, name)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "dpmpp_2m", "uni_pc", "ddpm", "dpm_2", "dpmpp_sde"])
