@@ -76,7 +76,11 @@ def test_the_table_has_no_circle():
         left = {room: allowed for room, allowed in left.items() if room not in free}
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if p.parent != CORE or p.stem in ROOMS], ids=name_of)
+@pytest.mark.parametrize(
+    "path",
+    [p for p in MODULES if (p.parent != CORE or p.stem in ROOMS) and room_of(name_of(p)) != "clients"],
+    ids=name_of,
+)
 def test_rooms_import_what_the_table_allows(path):
     room = room_of(name_of(path))
     for name in imported(path):
@@ -116,6 +120,16 @@ def test_adapters_import_the_stack_alone(path):
     names = list(imported(path))
     assert {room_of(name) for name in names if name.startswith("skipcache")} == {"stack"}
     assert not any(name.split(".")[0] in ("diffusers", "transformers") for name in names)
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if room_of(name_of(p)) == "clients"], ids=name_of)
+def test_clients_import_public_names_only(path):
+    import skipcache
+
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] == "skipcache" and name != "skipcache":
+            assert parts[1] == "clients" or parts[1] in skipcache.__all__, f"{path.name} imports {name}"
 
 
 def test_benchmarks_use_public_names_only():
