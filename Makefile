@@ -7,7 +7,7 @@ SAMPLERS ?= ddim dpm++ ddpm
 JOBS ?= 2
 SEQUENCES ?= 10000
 
-.PHONY: bench test test-all fuzz lint docs links notebooks evidence engines clean
+.PHONY: bench test test-all fuzz lint docs links notebooks evidence engines dist clean
 
 bench: .venv/installed
 	$(BIN)/skipcache bench --out $(OUT)
@@ -60,10 +60,19 @@ links: .venv/installed
 notebooks: .venv/installed
 	for name in examples/*.ipynb; do $(BIN)/python examples/run_notebook.py $$name || exit 1; done
 
+# The sdist, the wheel that is built out of it, and what both must be.
+dist: .venv/installed
+	rm -rf dist build
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python .ci/check_dist.py
+
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
 clean:
-	rm -rf .venv .lint build site *.egg-info $(OUT) evidence-out
+	rm -rf .venv .lint build dist site *.egg-info $(OUT) evidence-out
+
+	rm -rf .venv .lint build dist *.egg-info $(OUT) evidence-out
