@@ -1,11 +1,11 @@
-"""`skipcache evidence`: a study of skip branches; `skipcache default`: one of the default."""
+"""`skipcache evidence`: a study of skip branches; `skipcache default` and `half`: two of the default."""
 
 from __future__ import annotations
 
 from rich.console import Console
 
 from skipcache.benchmarks.cli.command import Command
-from skipcache.benchmarks.options.studies import DefaultSettings, EvidenceSettings
+from skipcache.benchmarks.options.studies import DefaultSettings, EvidenceSettings, HalfSettings
 
 
 def run(settings: EvidenceSettings, console: Console) -> None:
@@ -20,5 +20,12 @@ def run_on_default(settings: DefaultSettings, console: Console) -> None:
     run_default(settings, console)
 
 
+def run_in_half(settings: HalfSettings, console: Console) -> None:
+    from skipcache.benchmarks.studies.half import run_half
+
+    run_half(settings, console)
+
+
 COMMAND = Command("evidence", "how well models with and without skip branches cache", EvidenceSettings, run)
 DEFAULT = Command("default", "what interval= keeps, beside fewer sampler steps", DefaultSettings, run_on_default)
+HALF = Command("half", "what interval= keeps in half precision", HalfSettings, run_in_half)

@@ -28,6 +28,7 @@ COMMANDS: dict[str, Command] = {
         *(module.COMMAND for module in (bench, compare, peers, engines, train, inspect, evidence)),
         engines.OVERHEAD,
         evidence.DEFAULT,
+        evidence.HALF,
         *(module.COMMAND for module in (analyze, publish)),
     )
 }

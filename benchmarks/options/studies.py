@@ -1,4 +1,4 @@
-"""The options of `skipcache evidence`, `skipcache default` and `skipcache analyze`."""
+"""The options of `skipcache evidence`, `skipcache default`, `skipcache half` and `skipcache analyze`."""
 
 from __future__ import annotations
 
@@ -52,6 +52,26 @@ class DefaultSettings(Checked):
     seeds: tuple[int, ...] = shared.seeds((201, 202), "one run for each")
     threads: int | None = shared.threads()
     out: Path = shared.out("default-out")
+
+
+@dataclass(frozen=True)
+class HalfSettings(Checked):
+    """What `accelerate(pipe, interval=n)` keeps in half precision."""
+
+    models: tuple[str, ...] = shared.models("dit-digits", "pixart-shapes", "latte-digits", "mmdit-emoji")
+    schedulers: tuple[str, ...] = option(
+        ("dpm++",), "samplers", flag="--scheduler", choices=tuple(USUAL_STEPS), check=several
+    )
+    intervals: tuple[int, ...] = shared.intervals((2, 3), 2, "1 caches nothing")
+    steps: int | None = option(
+        None, "sampler steps", least=9, most=1000, shown="50; 20 of dpm++ and unipc, 28 of euler"
+    )
+    dtype: str = option("bfloat16", "half precision", choices=("bfloat16", "float16"))
+    guidance: float = shared.guidance()
+    batch: int = shared.batch(8, "images per seed")
+    seeds: tuple[int, ...] = shared.seeds((201,), "one run for each")
+    threads: int | None = shared.threads()
+    out: Path = shared.out("half-out")
 
 
 @dataclass(frozen=True)

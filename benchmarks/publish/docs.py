@@ -3,8 +3,9 @@
 `<!-- table: NAME -->` and `<!-- end -->` stand around each table in the files of `DOCS`; what is between them is
 written anew. The results of `skipcache peers` are kept as docs/results/peers-MODEL-SCHEDULER.json, and
 those of `skipcache engines` as benchmarks/results/DEVICE-PRESET.json. The results of `skipcache bench`, `evidence`,
-`default`, `analyze` and `overhead` are copied by hand, to docs/results/bench.json, evidence.json, default.json,
-stability.json and overhead.json; those of `skipcache bench` for another model than dit-digits to bench-MODEL.json.
+`default`, `half`, `analyze` and `overhead` are copied by hand, to docs/results/bench.json, evidence.json, default.json,
+half.json, stability.json and overhead.json; those of `skipcache bench` for another model than dit-digits to
+bench-MODEL.json.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from skipcache.benchmarks.publish.studies import (
     branches_quality,
     default,
     default_full,
+    half,
     overhead,
     stability,
 )
@@ -99,6 +101,10 @@ def read_default(root: Path) -> list[Result]:
     return _read_study(root, "default")
 
 
+def read_half(root: Path) -> list[Result]:
+    return _read_study(root, "half")
+
+
 def read_overhead(root: Path) -> list[Result]:
     return _read_study(root, "overhead")
 
@@ -153,6 +159,7 @@ TABLES: dict[str, tuple[Callable[[Path], list[Result]], Callable[[Sequence[Resul
     "branches-quality": (read_evidence, branches_quality),
     "default": (read_default, default),
     "default-full": (read_default, default_full),
+    "half": (read_half, half),
     "overhead": (read_overhead, overhead),
     "stability": (read_stability, stability),
 }

@@ -1,4 +1,4 @@
-"""The docs' tables of `skipcache bench`, `evidence`, `default` and `analyze`, out of their result files."""
+"""The docs' tables of `skipcache bench`, `evidence`, `default`, `half` and `analyze`, out of their result files."""
 
 from __future__ import annotations
 
@@ -166,6 +166,27 @@ def default_full(results: Sequence[Result]) -> str:
         for cell in result["cells"]
     ]
     return markdown(heads, lines) if lines else "\n"
+
+
+def half(results: Sequence[Result]) -> str:
+    """What the default keeps in half precision, and with R in float32."""
+    tables = ""
+    for result in results:
+        dtype = result["settings"]["dtype"]
+        heads = [
+            "",
+            f"the default in {dtype}",
+            f"all in {dtype}",
+            f"plain {dtype} against float32",
+            "the default in float32",
+        ]
+        names = ("psnr", "wide", "precision", "float32")
+        lines = [
+            [f"{_sampled(cell)}, interval={cell['interval']}", *(f"{mean(cell[name]):.1f}" for name in names)]
+            for cell in result["cells"]
+        ]
+        tables += markdown(heads, lines)
+    return tables or "\n"
 
 
 def _sampled(cell: Row) -> str:

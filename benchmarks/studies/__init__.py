@@ -1,1 +1,5 @@
-"""Two studies behind the design: do skip branches help (`evidence`), and which features change little (`analyze`)."""
+"""Studies behind the design.
+
+Do skip branches help (`evidence`), which features change little (`analyze`), what the default keeps (`default`), and
+what it keeps in half precision (`half`).
+"""

@@ -32,6 +32,15 @@ def test_default_compares_an_interval_with_fewer_steps(capsys, tmp_path):
     assert "--steps: expected at least 9" in capsys.readouterr().err
 
 
+def test_half_compares_the_default_with_a_forecast_in_float32(capsys, tmp_path):
+    short = ["--model", "dit-digits", "--batch", "2", "--seeds", "3", "--threads", "1"]
+    assert main(["half", *short, "--steps", "16", "--intervals", "2", "--out", str(tmp_path)]) == 0
+    assert "dit-digits, dpm++ 16" in capsys.readouterr().out
+    (cell,) = json.loads((tmp_path / "half.json").read_text())["cells"]
+    assert cell["wide"] != cell["psnr"] and cell["full_steps"] == 8
+    assert min(*cell["wide"], *cell["psnr"], *cell["precision"], *cell["float32"]) > 15
+
+
 def test_analyze_draws_heatmaps(capsys, tmp_path):
     arguments = ["--model", "dit-digits", "dit-digits-skip", "--steps", "5", "--batch", "2", "--threads", "1"]
     assert main(["analyze", *arguments, "--out", str(tmp_path)]) == 0
