@@ -23,7 +23,7 @@ def write_samples(path: Path, samples: Mapping[str, np.ndarray]) -> None:
     try:
         with zipfile.ZipFile(partial, "w") as archive, archive.open("arr_0.npy", "w", force_zip64=True) as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
+            np.lib.format.write_array_header_1_0(file, header)
             for name in names:
                 sample = samples[name]
                 if sample.ndim != 3 or sample.shape[:2] != first.shape[:2]:

@@ -47,7 +47,8 @@ def make_model(blocks: int) -> nn.Module:
         norm_type="ada_norm_zero",
     ).eval()
     if not blocks:
-        model.transformer_blocks[0].forward = lambda x, **_: x  # the output head asks this block for its embedding
+        first: Any = model.get_submodule("transformer_blocks.0")
+        first.forward = lambda x, **_: x  # the output head asks this block for its embedding
     return model
 
 

@@ -49,7 +49,7 @@ class OwnTask(Task):
         self.stack = skipcache.find_stack(self.model)
         self.plain = self.pipe()
         self._check_sample()
-        model, seen = self.plain.transformer, []
+        model, seen = self.plain.transformer, list[Any]()
         self.meter = Meter(model, self.stack.blocks, lambda: self.calibration_run(self.plain, 2), CALIBRATION_BATCH)
         handle = model.register_forward_pre_hook(self._noting(seen), with_kwargs=True)
         with self.meter.counting(model, CALIBRATION_BATCH) as self.work[""]:

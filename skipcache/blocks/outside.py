@@ -102,10 +102,9 @@ class _Search:
                 if (own or not _foreign(base)) and id(base) not in self._seen:
                     yield from self._class(base, 0)
         for module in self._modules:
-            own = module.__dict__
-            for name in [name for name in own if name not in _NOT_OWN and type(own[name]) not in _PLAIN]:
-                held = own[name]
-                for value in _items(held):  # the containers themselves are the model's own
+            held = module.__dict__
+            for name in [name for name in held if name not in _NOT_OWN and type(held[name]) not in _PLAIN]:
+                for value in _items(held[name]):  # the containers themselves are the model's own
                     yield from self._value(value, f"{name}.", 1)
 
     def _value(self, value: Any, name: str, depth: int) -> Iterator[_Place]:

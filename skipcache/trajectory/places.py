@@ -148,7 +148,11 @@ def view_of(
     run = instant.run
 
     def looking(value: Callable[[], T]) -> Callable[[], T]:
-        return lambda: (look(), value())[1]
+        def looked() -> T:
+            look()
+            return value()
+
+        return looked
 
     before, before_at = (None, -1) if last is None else (last.instant, last.index)
     return Step(

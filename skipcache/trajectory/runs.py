@@ -77,7 +77,7 @@ class Runs:
         if run is None:
             thread.runs.clear()
         if run is None or isinstance(place, NewRun):
-            run, instant = self._begin(NewRun() if run is None else place, instant, thread)
+            run, instant = self._begin(place if run and isinstance(place, NewRun) else NewRun(), instant, thread)
         self._hold(run, thread)
         self._count(run)
         return run.enter(call, place, instant)

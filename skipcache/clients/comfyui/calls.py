@@ -24,7 +24,7 @@ class Calls:
 
     def __init__(self, model: Any, steps: Steps) -> None:
         self.steps = steps
-        self.inside = skipcache.run(model, "inside", steps.timesteps, times=steps.times)
+        self.inside = skipcache.run(model, "inside", steps.timesteps.tolist(), times=steps.times.tolist())
         self.outside = skipcache.run(model, "outside", interval=1)
         self.at, self.called = 0, Counter[str]()
         self.lanes: dict[str, Options] = {}
