@@ -74,5 +74,3 @@ dist: .venv/installed
 
 clean:
 	rm -rf .venv .lint build dist site *.egg-info $(OUT) evidence-out
-
-	rm -rf .venv .lint build dist *.egg-info $(OUT) evidence-out

@@ -25,7 +25,7 @@ TORCHRUN = [
     "--nproc-per-node",
     "2",
     "--max-restarts",
-    "2",
+    "5",
 ]
 PATIENCE = 400  # seconds, of a machine with much other work
 COUNT = 18
