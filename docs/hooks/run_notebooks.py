@@ -1,5 +1,6 @@
 """Runs the notebooks that are named, and saves their outputs in them. Run by `make notebooks`."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ STREAM = "stream"
 def executed(path):
     """The notebook at `path` after a run, without times and without what is said on stderr."""
     notebook = nbformat.read(path, as_version=4)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # small models gain nothing from more
     NotebookClient(notebook, timeout=600, kernel_name="python3", record_timing=False).execute(cwd=str(path.parent))
     for cell in notebook.cells:
         if cell.cell_type == "code":
