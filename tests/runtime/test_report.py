@@ -39,7 +39,6 @@ def test_it_cannot_be_changed():
         REPORT.full_steps = 0
 
 
-<<<<<<< HEAD
 def test_reports_of_several_processes_merge():
     other = Report(3, 7, 100, 300, 4.0, 2**20, "fx", full_at=(0, 4), reasons=("why",), evictions=1, largest_gap=4)
     both = sum([REPORT, other])
@@ -52,10 +51,10 @@ def test_reports_of_several_processes_merge():
 def test_a_process_that_did_nothing_changes_nothing():
     idle = Report(0, 0, 0, 0, None, 0, "hooks")
     assert sum([REPORT, idle]) == REPORT and sum([idle]) is idle and sum([idle, idle]).ideal_speedup is None
-=======
+
+
 def test_in_a_notebook_it_is_text_as_well(monkeypatch):
     """There rich would show the table aside, and leave the text empty."""
     expected = str(REPORT)
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
     assert str(REPORT) == expected
->>>>>>> 310399e (The site links the README, the notebooks and their pictures; a report prints as text in a notebook; docs and changelog name the site)
