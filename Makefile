@@ -58,7 +58,7 @@ links: .venv/installed
 
 # Runs the notebooks and saves their outputs.
 notebooks: .venv/installed
-	for name in examples/*.ipynb; do $(BIN)/python examples/run_notebook.py $$name || exit 1; done
+	$(BIN)/python docs/hooks/run_notebooks.py examples/*.ipynb
 
 # The sdist, the wheel that is built out of it, and what both must be.
 dist: .venv/installed

@@ -1,5 +1,6 @@
 """README, CONTRIBUTING and CHANGELOG as pages of the site. Links between them and docs/ work in both places."""
 
+import posixpath
 import re
 from pathlib import Path
 
@@ -25,21 +26,30 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def linked(page, text):
-    """The text with links as they are on the site, where what lies at the root of the repository lies in docs/."""
+    """The text with links as they are on the site: from files of the repository to pages, relative to `page`."""
     parts = FENCE.split(text)
-    up = "../" * page.count("/")
-    return "".join(part if part.startswith("```") else LINK.sub(lambda m: _link(page, up, m), part) for part in parts)
+    return "".join(part if part.startswith("```") else LINK.sub(lambda m: _link(page, m), part) for part in parts)
 
 
-def _link(page, up, match):
+def _link(page, match):
     before, path, anchor, after = match.groups()
     if re.match(r"\w+:", path):
         return match.group(0)
+    target = _on_the_site(posixpath.normpath(posixpath.join(_folder(page), path)))
+    return f"{before}{posixpath.relpath(target, posixpath.dirname(page) or '.')}{anchor or ''}{after}"
+
+
+def _folder(page):
+    """Where the file that the page was made of lies in the repository."""
     if page in PAGES.values():
-        inside = path.removeprefix("docs/")
-    elif path.startswith(up + "../"):
-        inside = path.removeprefix(up + "../")
-    else:
-        return match.group(0)
-    inside = PAGES.get(inside, re.sub(r"^examples/(\w+)\.ipynb$", r"notebooks/\1.md", inside))
-    return f"{before}{up}{inside}{anchor or ''}{after}"
+        return ""
+    if page.startswith("notebooks/"):
+        return "examples"
+    return posixpath.join("docs", posixpath.dirname(page))
+
+
+def _on_the_site(path):
+    """The page, or the file beside the pages, of a file of the repository."""
+    if path.startswith("examples/"):
+        return f"notebooks/{path.removeprefix('examples/').replace('.ipynb', '.md')}"
+    return PAGES.get(path, path.removeprefix("docs/"))

@@ -74,7 +74,7 @@ class Report:
         return json.dumps(asdict(self))
 
     def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=100)
+        console = Console(file=io.StringIO(), width=100, force_jupyter=False, force_terminal=False)
         console.print(self)
         return console.file.getvalue().rstrip()  # type: ignore[attr-defined]
 

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2
 
 import skipcache
 from skipcache.engines import Engine
-from tests.docs import pages
+from tests.models import pages
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,8 +10,8 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
 import skipcache
-from tests.docs.pages import sections
-from tests.docs.released import RELEASED, from_hub, released  # noqa: F401
+from tests.models.pages import sections
+from tests.models.released import RELEASED, from_hub, released  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs/recipes").glob("*.md"))

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from tests.docs.pages import sections
+from tests.models.pages import sections
 
 PAGE = Path(__file__).parents[2] / "docs/index.md"
 NUMBER = re.compile(r"\d+\.\d+")

@@ -51,3 +51,10 @@ def test_reports_of_several_processes_merge():
 def test_a_process_that_did_nothing_changes_nothing():
     idle = Report(0, 0, 0, 0, None, 0, "hooks")
     assert sum([REPORT, idle]) == REPORT and sum([idle]) is idle and sum([idle, idle]).ideal_speedup is None
+
+
+def test_in_a_notebook_it_is_text_as_well(monkeypatch):
+    """There rich would show the table aside, and leave the text empty."""
+    expected = str(REPORT)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert str(REPORT) == expected
