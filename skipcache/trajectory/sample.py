@@ -87,14 +87,17 @@ class Seen:
         """
         if not (self.fits(samples) and self.tells):
             return False
-        more = [[v for seen in earlier if seen.fits(samples) for v in seen._span(i)] for i in range(len(samples))]
-        turns = [_turn(self._span(i) + more[i], _rows(x), STRICT[x.element_size() < 4]) for i, x in enumerate(samples)]
-        without = [_turn(span, _rows(x), 0.0).size if span else 1.0 for span, x in zip(more, samples)]
-        if any(turn.size > turn.least or was <= turn.least for turn, was in zip(turns, without)):
-            return False  # not made of these, or of those of the step before alone, as another lane's
         shapes, channels = [(*shape[:2], -1) for shape in self.shapes], self._channels
         both = ((mine.reshape(shape), _rows(x).reshape(shape)) for mine, x, shape in zip(self.rows, samples, shapes))
-        return any(not _equal(mine[:, :channels], theirs[:, :channels]) for mine, theirs in both)
+        if all(_equal(mine[:, :channels], theirs[:, :channels]) for mine, theirs in both):
+            return False
+        more = [[v for seen in earlier if seen.fits(samples) for v in seen._span(i)] for i in range(len(samples))]
+        turns = [_turn(self._span(i) + more[i], _rows(x), STRICT[x.element_size() < 4]) for i, x in enumerate(samples)]
+        if any(turn.size > turn.least for turn in turns):
+            return False
+        # Not of those of the step before alone, as another lane's.
+        without = [_turn(span, _rows(x), 0.0).size if span else 1.0 for span, x in zip(more, samples)]
+        return all(was > turn.least for turn, was in zip(turns, without))
 
     def join(self, other: Seen) -> None:
         """`other` is of another call of this step. Where it may be of the same images, their outputs go together."""
