@@ -81,19 +81,23 @@ class Seen:
         return self.fits(samples) and all(_equal(mine, _rows(x)) for mine, x in zip(self.rows, samples))
 
     def leads_to(self, samples: Sequence[Tensor], earlier: Sequence[Seen]) -> bool:
-        """Another sample, which a sampler makes of this one, and of those of the step before, without noise.
+        """Another sample, which a sampler makes of this one, with those of the step before, without noise.
 
         Where the model answers for some channels only, others that change make no other sample (an image to edit).
         """
         if not (self.fits(samples) and self.tells):
             return False
-        for i, x in enumerate(samples):
-            more = [v for seen in earlier if seen.fits(samples) for v in seen._span(i)]
-            if _turn(self._span(i) + more, _rows(x), _strict(x)).size > _strict(x):
-                return False
         shapes, channels = [(*shape[:2], -1) for shape in self.shapes], self._channels
-        pairs = [(mine.reshape(shape), _rows(x).reshape(shape)) for mine, x, shape in zip(self.rows, samples, shapes)]
-        return not all(_equal(mine[:, :channels], theirs[:, :channels]) for mine, theirs in pairs)
+        both = ((mine.reshape(shape), _rows(x).reshape(shape)) for mine, x, shape in zip(self.rows, samples, shapes))
+        if all(_equal(mine[:, :channels], theirs[:, :channels]) for mine, theirs in both):
+            return False
+        more = [[v for seen in earlier if seen.fits(samples) for v in seen._span(i)] for i in range(len(samples))]
+        turns = [_turn(self._span(i) + more[i], _rows(x), STRICT[x.element_size() < 4]) for i, x in enumerate(samples)]
+        if any(turn.size > turn.least for turn in turns):
+            return False
+        # Not of those of the step before alone, as another lane's.
+        without = [_turn(span, _rows(x), 0.0).size if span else 1.0 for span, x in zip(more, samples)]
+        return all(was > turn.least for turn, was in zip(turns, without))
 
     def join(self, other: Seen) -> None:
         """`other` is of another call of this step. Where it may be of the same images, their outputs go together."""
@@ -113,7 +117,7 @@ class Seen:
     def turn(self, samples: Sequence[Tensor]) -> Turn:
         """How far `samples`, which fit, have turned out of the span of what was seen here; the image that did most."""
         if self._asked is None or not all(mark.same(x) or mark.equal(x) for mark, x in zip(self._asked[0], samples)):
-            turns = [_turn(self._span(i), _rows(x), _strict(x)) for i, x in enumerate(samples)]
+            turns = [_turn(self._span(i), _rows(x), STRICT[x.element_size() < 4]) for i, x in enumerate(samples)]
             self._asked = [Mark.of(x) for x in samples], max(turns, key=lambda turn: turn.size)
         return self._asked[1]
 
@@ -160,10 +164,6 @@ class Turn:
         if history:
             return self.size <= min(max(self.most, LEAST), max(GROWTH * max(history[-RECENT:]), LEAST))
         return self.size <= max(self.least, 0.0 if strict else min(self.most, KNOWN) if known else self.most)
-
-
-def _strict(x: Tensor) -> float:
-    return STRICT[x.element_size() < 4]
 
 
 def _turn(span: list[Rows], x: Rows, least: float) -> Turn:

@@ -37,8 +37,16 @@ def test_views_of_one_tensor_are_different_lanes():
 def test_plain_values_are_conditioning():
     model, text = Denoiser(), tensor()
     for step, t in enumerate([900, 800, 700]):
-        assert model(t, text, scale=1.0) == (step, step == 0, 0)
-        assert model(t, text, scale=7.5) == (step, step == 0, 1)
+        x = model.goes_on()
+        assert model(t, text, x=x, scale=1.0) == (step, step == 0, 0)
+        assert model(t, text, x=x, scale=7.5) == (step, step == 0, 1)
+
+
+def test_another_sample_that_goes_on_from_one_of_the_step_opens_the_next_one():
+    """A second evaluation of the step at its time, told other values: no lane of it."""
+    model, text = Denoiser(), tensor()
+    assert model(900, text, x=model.goes_on(), scale=1.0) == (0, True, 0)
+    assert model(900, text, x=model.goes_on(), scale=7.5) == (1, True, 1)
 
 
 @pytest.mark.parametrize("start", [1, 2, 3, 4])
