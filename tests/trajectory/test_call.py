@@ -68,7 +68,8 @@ def test_conditioning_that_is_rewritten_in_place(lanes):
     """One buffer for all calls: what it held before is lost, so that nothing tells a lane."""
     model, buffer = Denoiser(Interval(5)), tensor()
     for step, t in enumerate(range(900, 100, -100)):
-        assert all(model(t, buffer.normal_())[:2] == (step, True) for _ in range(lanes))
+        x = model.goes_on()
+        assert all(model(t, buffer.normal_(), x=x)[:2] == (step, True) for _ in range(lanes))
 
 
 @pytest.mark.parametrize("copies", [False, True], ids=["one sample", "copies"])
