@@ -108,8 +108,8 @@ def _said(visit: Visit | Repeat | None) -> list[int]:
 class Sharing:
     """The processes of one model, looked up anew when its state changes, since models are sharded late.
 
-    `agree` are what the user and the policy ask for: True is the default group, a
-    string a dimension of a mesh."""
+    `agree` are what the user and the policy ask for: True is the default group, a string a dimension of a mesh.
+    """
 
     def __init__(self, model: nn.Module, *agree: Agree) -> None:
         self._model, self._agree = model, agree
