@@ -3,14 +3,15 @@
 No block runs for them: those of the head and the tail are answered for by the tape of the full step, which also
 compares what they are given, and the deep ones are left out. So the glue of the forward is what is proved. Where the
 tape cannot answer for them, blocks of the two ends do run once more: where they write to what they are given, where
-what they have returned is written to, where random numbers were drawn, or where they get other objects on each call.
+what they have returned is written to, where random numbers were drawn, where they get other objects on each call, or
+where torch's own attention stands in the glue.
 
 Each trial starts from what was outside of the model before the full step, and what it leaves is put back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from skipcache.engines.hooks.engine import HookEngine
     from skipcache.engines.hooks.overrides import BlockCall
 
+# Under a function mode these take another path, whose last bits differ.
+FAST = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 UNPROVED = "a cached step that was given D itself did not give the full step's output"
 
 
@@ -39,7 +42,7 @@ class Trials:
         self.engine, self.forward, self.call = engine, forward, call
         self.outside = Outside(engine.model.modules())
         self.generators = Generators(call.sample.device)
-        self.tape = Tape()
+        self.tape = None if any(isinstance(module, FAST) for module in self._outside(engine.stack.blocks)) else Tape()
         self.full = WiringObserver(engine, call.batch, self.tape, self.outside.values)
 
     def prove(self, output: Any, seen: Wiring) -> tuple[Wiring, Features | None]:
@@ -48,12 +51,14 @@ class Trials:
         Models that write to their features in place are found out here, and run once more on copies.
         """
         full = self.full
-        self.tape.pause()
-        self.tape.finish(output)
-        sound = self.tape.unsound is None and not seen.copies and not self.generators.drawn()
-        anew = [(seen, None), (replace(seen, copies=True), None)]
+        sound = not seen.copies and not self.generators.drawn()
+        if self.tape is not None:
+            self.tape.pause()
+            self.tape.finish(output)
+            sound = sound and self.tape.unsound is None
+        ways = [(seen, self.tape), (seen, None), (replace(seen, copies=True), None)]
         features = Features(beside(full.H, full.D), full.D)
-        for wiring, tape in [(seen, self.tape), *anew] if sound else anew:
+        for wiring, tape in ways if sound and self.tape is not None else ways[1:]:
             features = self._on_copies(wiring) if wiring.copies else features
             flaw = self._flaw(output, features, wiring, tape)
             if flaw != UNPROVED:
@@ -66,8 +71,10 @@ class Trials:
 
     def _glue(self) -> list[nn.Module]:
         """The modules that run where no block does, and those in the first block, which forwards may use beside it."""
-        _, *others = self.engine.stack.blocks
-        inside = {module for path in others for module in self.engine.model.get_submodule(path).modules()}
+        return self._outside(self.engine.stack.blocks[1:])
+
+    def _outside(self, blocks: Sequence[str]) -> list[nn.Module]:
+        inside = {module for path in blocks for module in self.engine.model.get_submodule(path).modules()}
         return [module for module in self.engine.model.modules() if module not in inside]
 
     def _on_copies(self, wiring: Wiring) -> Features:
