@@ -1,6 +1,5 @@
 from skipcache.blocks.attributes import HOOKS, MARK, REGISTRIES, REPLICATE, TORCH, WRAPPERS
 from skipcache.blocks.eagerly import eagerly
-from skipcache.blocks.generators import Generators
 from skipcache.blocks.outline import Outline, equal_values, memory_of, on_host, outline_of, version
 from skipcache.blocks.outside import Outside
 from skipcache.blocks.override import (
@@ -39,7 +38,6 @@ __all__ = [
     "TORCH",
     "WRAPPERS",
     "CallOverride",
-    "Generators",
     "ModelState",
     "Outline",
     "Outside",

@@ -43,38 +43,16 @@ class Outside:
         self._places = list(_Search(modules).found())
         self._before = [place.read() for place in self._places]
 
-    def values(self) -> list[dict[Any, Any]]:
-        """All of them as they are now, to be compared by `changed`."""
-        return [place.read() for place in self._places]
-
-    def again(self) -> None:
-        """Take them for what was before, as they are now."""
-        self._before = self.values()
-
-    def changed(self, kind: type = object, before: Any = None, now: Any = None) -> list[str]:
-        """The variables that are others now than they were before, by name; those of `kind` alone."""
+    def changed(self, kind: type = object) -> list[str]:
+        """The variables that are others than they were, by name; those of `kind` alone."""
         found = []
-        then = self._before if before is None else before
-        for place, old, new in zip(self._places, then, self.values() if now is None else now):
-            for name in {**old, **new}:
-                one, other = old.get(name, _ABSENT), new.get(name, _ABSENT)
+        for place, before in zip(self._places, self._before):
+            now = place.read()
+            for name in {**before, **now}:
+                one, other = before.get(name, _ABSENT), now.get(name, _ABSENT)
                 if not _same(one, other) and kind in (object, type(one), type(other)):
                     found.append(f"{place.owner}{name}")
         return found
-
-    def counted(self, before: Any, now: Any) -> dict[str, Any]:
-        """By name, how far the whole numbers among them went from `before` to `now`, which `values` gave."""
-        return {} if before is None or now is None else dict(self._steps(before, now))
-
-    def _steps(self, before: Any, now: Any) -> Iterator[tuple[str, Any]]:
-        for place, old, new in zip(self._places, before, now):
-            for name in {**old, **new}:
-                one, other = old.get(name, _ABSENT), new.get(name, _ABSENT)
-                if type(one) is int and type(other) is int:
-                    if one != other:
-                        yield f"{place.owner}{name}", other - one
-                elif int in (type(one), type(other)):
-                    yield f"{place.owner}{name}", (one, other)
 
     def put_back(self) -> None:
         for place, before in zip(self._places, self._before):
@@ -102,9 +80,9 @@ class _Search:
                 if (own or not _foreign(base)) and id(base) not in self._seen:
                     yield from self._class(base, 0)
         for module in self._modules:
-            held = module.__dict__
-            for name in [name for name in held if name not in _NOT_OWN and type(held[name]) not in _PLAIN]:
-                for value in _items(held[name]):  # the containers themselves are the model's own
+            kept = [(k, x) for k, x in module.__dict__.items() if type(x) not in _PLAIN and k not in _NOT_OWN]
+            for name, held in kept:
+                for value in _items(held):  # the containers themselves are the model's own
                     yield from self._value(value, f"{name}.", 1)
 
     def _value(self, value: Any, name: str, depth: int) -> Iterator[_Place]:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy
 import torch
 from torch import nn
 
 from skipcache.blocks.attributes import TORCH, WRAPPERS
-from skipcache.blocks.generators import Generators
 from skipcache.blocks.outside import Outside
 
 
 @contextmanager
-def quietly(device: torch.device, model: nn.Module, modules: Sequence[nn.Module] | None = None) -> Iterator[Snapshot]:
-    """A trial run: it takes no random numbers from the run it is part of, and what it writes is put back.
-
-    `modules` are those of `model` that it runs; None for all.
-    """
-    before = Snapshot(device, model, modules)
+def quietly(device: torch.device, model: nn.Module) -> Iterator[Snapshot]:
+    """A trial run: it takes no random numbers from the run it is part of, and what it writes is put back."""
+    before = Snapshot(device, model)
     try:
         yield before
     finally:
@@ -34,15 +32,15 @@ _CONTAINERS = (list, set, dict)
 class Snapshot:
     """What a run of `model` may leave behind, as it is now: generators, attributes, buffers, what lies `outside`."""
 
-    def __init__(self, device: torch.device, model: nn.Module, modules: Sequence[nn.Module] | None = None) -> None:
-        modules = list(model.modules()) if modules is None else modules
-        self._generators = Generators(device)
-        self.outside = Outside(modules)
+    def __init__(self, device: torch.device, model: nn.Module) -> None:
+        self._device = None if device.type in ("cpu", "meta") else device
+        self._on_device = torch.get_device_module(device).get_rng_state(device) if self._device else None
+        self._generators = torch.get_rng_state(), random.getstate(), numpy.random.get_state()
+        self.outside = Outside(model.modules())
         self._attributes, self._buffers = [], []
-        for module in modules:
-            held = module.__dict__
-            own = {name: held[name] for name in held.keys() - _NOT_OWN}
-            self._attributes.append((held, own, {name: _copied(value) for name, value in own.items()}))
+        for module in model.modules():
+            own = {name: value for name, value in module.__dict__.items() if name not in _NOT_OWN}
+            self._attributes.append((module.__dict__, own, {name: _copied(value) for name, value in own.items()}))
             for x in module._buffers.values():
                 if x is not None and not x.is_inference():
                     self._buffers.append((x, x._version, x.detach().clone()))
@@ -60,7 +58,10 @@ class Snapshot:
             if x._version != version:
                 with torch.no_grad():
                     x.copy_(values)
-        self._generators.put_back()
+        for put, state in zip((torch.set_rng_state, random.setstate, numpy.random.set_state), self._generators):
+            put(state)  # type: ignore[operator]
+        if self._device is not None:
+            torch.get_device_module(self._device).set_rng_state(self._on_device, self._device)
 
 
 def _copied(value: Any) -> Any:

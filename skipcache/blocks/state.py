@@ -13,22 +13,20 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch._C._dynamo import guards
-from torch.nn.modules import module as nn_module
 from torch.utils.hooks import RemovableHandle
 
 from skipcache.blocks.override import Override, is_class_forward
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-_HOOKS_OF_ALL = (nn_module._global_forward_hooks, nn_module._global_forward_pre_hooks)
 _ADAPTER = ("_disable_adapters", "_active_adapter", "merged_adapters", "scaling")  # of peft's layers
 
 
 class ModelState:
     """Reads the state of one model as a value. Two equal values: nothing that is looked at differs between them.
 
-    Looked at: the modules of the tree, forwards set on instances, forward hooks (those of all modules too), parameters
-    and their in-place writes, and peft's adapters. Not looked at: buffers, which models rewrite by themselves, other
-    attributes, and parameters that accelerate's hooks bring for each call.
+    Looked at: the modules of the tree, forwards set on instances, forward hooks, parameters and their in-place writes,
+    and peft's adapters. Not looked at: buffers, which models rewrite by themselves, other attributes, parameters that
+    accelerate's hooks bring for each call, and hooks of all modules, by which torch counts FLOPs.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -93,7 +91,7 @@ class ModelState:
         self._registries: list[dict[str, Any]] = [*trees, *(module._parameters for module in own)]
         self._tags = _tags(self._registries)
         self._dicts = [module.__dict__ for module in modules]
-        self._hooks = [*_HOOKS_OF_ALL, *(module.__dict__[name] for module in modules for name in _HOOKS)]
+        self._hooks = [module.__dict__[name] for module in modules for name in _HOOKS]
         self._registered = -1
         kinds = {kind for kind in set(map(type, modules)) if hasattr(kind, _ADAPTER[0])}
         self._adapters = [module for module in modules if type(module) in kinds]

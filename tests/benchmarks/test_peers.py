@@ -296,7 +296,7 @@ def test_the_command(pixart, capsys, tmp_path, monkeypatch):
         (["--steps", "3"], "--steps: expected at least 4, got 3"),
         (["--intervals", "2"], "--intervals: expected an option of `skipcache peers`, which does not take it"),
         (["--predictor", "hold"], "--predictor: expected an option of `skipcache peers`"),
-        (["--rounds", "3"], "`skipcache engines` does"),
+        (["--rounds", "3"], "`skipcache engines` and `skipcache overhead` do"),
     ],
 )
 def test_bad_options(arguments, message, capsys, tmp_path):

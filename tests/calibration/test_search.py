@@ -45,6 +45,10 @@ class Runs:
             flow_times=flow_times,
         )
 
+    def alike(self, value):
+        """One process alone."""
+        return value
+
     def sample_uncached(self, longest):
         self.longest = longest(self.costs, self.steps)
 

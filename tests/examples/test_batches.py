@@ -94,13 +94,6 @@ def test_torchrun_on_two_processes(model, one_process, tmp_path):
     assert pictures(tmp_path / "out") == one_process
 
 
-def test_torchrun_goes_on_when_a_process_is_killed(model, one_process, tmp_path):
-    process = start(TORCHRUN, "torchrun_batch.py", model, tmp_path / "out")
-    kill_one(process, tmp_path / "out", f"-u {EXAMPLES / 'torchrun_batch.py'}")
-    finish(process)
-    assert pictures(tmp_path / "out") == one_process
-
-
 def test_a_run_that_was_stopped_goes_on(model, one_process, tmp_path):
     process = start([sys.executable], "torchrun_batch.py", model, tmp_path / "out")
     kill_one_self(process, tmp_path / "out")

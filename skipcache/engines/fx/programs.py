@@ -12,16 +12,15 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from skipcache.blocks import Outline, Outside, Streams, arguments_of, as_entering
-from skipcache.engines import COUNTS, Features, same_output
+from skipcache.engines import Features
 from skipcache.engines.fx.assumptions import Guard
 from skipcache.engines.fx.cut import WEIGHT, Canonical, Cut, Points, cut_graph, finish
 from skipcache.engines.fx.errors import Untraceable
 from skipcache.engines.fx.nesting import tensors_in
 from skipcache.engines.fx.recording import Recording, follow
 from skipcache.engines.fx.trace import Trace, trace
-from skipcache.predictors import Hold, Prediction
+from skipcache.predictors import Prediction
 from skipcache.stack import Stack
-from skipcache.trajectory import Call
 
 Options = bool | dict[str, Any]
 
@@ -90,7 +89,6 @@ class Programs:
         recording: Recording,
         call: Any,
         compile: Options,
-        outside: Outside | None = None,
     ) -> Programs:
         """Trace `function` on the arguments of `call`, as `recording` shows it to run. Raises `Untraceable`."""
         if recording.overwritten:
@@ -99,8 +97,7 @@ class Programs:
             )
         leaves, spec = pytree.tree_flatten((call.args, dict(call.kwargs)))
         names = [f"input_{i}" for i in range(len(leaves))]
-        outside = Outside(model.modules()) if outside is None else outside
-        outside.again()
+        outside = Outside(model.modules())
         with torch.inference_mode(False), torch.no_grad():
             try:
                 traced = trace(function, model, stack.blocks, recording, names, leaves, spec)
@@ -122,9 +119,9 @@ class Programs:
         """The full graph and the cached graph that was built last."""
         return Graphs(self.full_program.graph, list(self.cached_programs.values())[-1].graph)
 
-    def full(self, args: Any, kwargs: Any, eager: bool = False, model: nn.Module | None = None) -> tuple[Any, Features]:
-        """The model's output, and (H, D). `model`: run on a stand-in for it."""
-        output, H, D = self._own(self.full_program(model or self.layout.model, *_tensors(args, kwargs), eager=eager))
+    def full(self, args: Any, kwargs: Any, eager: bool = False) -> tuple[Any, Features]:
+        """The model's output, and (H, D)."""
+        output, H, D = self._own(self.full_program(self.layout.model, *_tensors(args, kwargs), eager=eager))
         return pytree.tree_unflatten(list(output), self.nesting), Features(H, D)
 
     def full_as_it_is(self, function: Any, args: Any, kwargs: Any) -> tuple[Any, Features | None]:
@@ -134,63 +131,21 @@ class Programs:
         output, seen = follow(function, model, stack.blocks, cut.H_path, leaving, args, kwargs)
         if any(len(seen[path]) != 1 for path in ("", *leaving)):
             return output, None
-        H = None if cut.inlets else seen[cut.H_path][0]
-        return output, self.features(seen[""][0], H, seen[cut.D_path][0])
-
-    def features(self, given: tuple[Any, Any], H_out: Any, D_out: Any) -> Features | None:
-        """(H, D), from what the first deep block was `given` and what the ends returned; None where they look odd."""
-        cut, canonical = self.cut, self.layout.canonical
-        first = self.layout.model.get_submodule(cut.H_path)
-        D, arguments = tuple(tensors_in(D_out)), arguments_of(*as_entering(first, *given)) if cut.inlets else {}
-        H: Any = tuple(map(arguments.get, cut.inlets)) if cut.inlets else tuple(tensors_in(H_out))
+        D = tuple(tensors_in(seen[cut.D_path][0]))
+        given = arguments_of(*as_entering(model.get_submodule(cut.H_path), *seen[""][0])) if cut.inlets else {}
+        H: Any = tuple(given.get(key) for key in cut.inlets) if cut.inlets else tuple(tensors_in(seen[cut.H_path][0]))
         if not (_look_alike(D, cut.D) and (cut.H is None or _look_alike(H, cut.H))):
-            return None
-        return Features(None if cut.H is None else canonical(cut.H_path, H), canonical(cut.D_path, D))
+            return output, None
+        canonical = self.layout.canonical
+        return output, Features(None if cut.H is None else canonical(cut.H_path, H), canonical(cut.D_path, D))
 
-    def proved(self, recording: Recording, call: Call) -> Features:
-        """The features of the step that `recording` shows. The programs must give its output, to the bit.
-
-        Only their glue is run: `recording` answers for the leaves, and compares what they are given with what they were
-        given on the step. The cached program is given D. The full one is proved where it is to run, which is compiled.
-        Refused is what cannot be answered for: leaves that write to what they are given, that count outside of the
-        model, or that draw random numbers. Raises `Untraceable`.
-        """
-        given, end = recording.given, recording.D
-        assert given is not None and end is not None  # the cut has found them
-        features = self.features(given, recording.H and recording.H[1], end[1])
-        if features is None:
-            raise Untraceable("the trace shows other features than the step that it repeats")
-        if any(h.device != d.device for h, d in zip(features.H or (), features.D)):
-            raise Untraceable("its head and its deep part lie on two devices, and a graph moves nothing between them")
-        if recording.counted:
-            raise Untraceable(COUNTS.format(", ".join(recording.counted[:3])))
-        recorder, held = recording.recorder, Prediction(Hold(), [features.D], (), residual=False)
-        if recorder.tape.unsound:
-            raise Untraceable(f"{recorder.tape.unsound}, which a graph might lose")
-        outputs = []
-        if self.compile is not False:
-            with recorder.proving() as model:
-                outputs.append(self.full(call.args, call.kwargs, eager=True, model=model)[0])
-        with recorder.proving() as model:
-            outputs.append(self.cached(call.args, call.kwargs, held, eager=True, model=model)[0])
-        if not all(same_output(recording.output, output) for output in outputs):
-            raise Untraceable("a program did not give the output of the step that it was made of")
-        return features
-
-    def cached(
-        self,
-        args: Any,
-        kwargs: Any,
-        prediction: Prediction,
-        eager: bool = False,
-        model: nn.Module | None = None,
-    ) -> tuple[Any, int]:
+    def cached(self, args: Any, kwargs: Any, prediction: Prediction, eager: bool = False) -> tuple[Any, int]:
         """The model's output from head, tail and the predicted deep feature, and how many blocks ran for it."""
         program = self.cached_program(prediction)
         inputs = [x for streams in prediction.kept for x in streams]
         factors = [torch.tensor(w, dtype=torch.float64, device="cpu") for w in prediction.weights]
         given = (*_tensors(args, kwargs), *self.full_program.constants)
-        output = self._own(program(model or self.layout.model, *given, *inputs, *factors, eager=eager))
+        output = self._own(program(self.layout.model, *given, *inputs, *factors, eager=eager))
         if prediction.observe is not None:
             output, H = output
             prediction.saw(H)

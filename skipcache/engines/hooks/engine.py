@@ -18,7 +18,7 @@ from torch import nn
 from skipcache.blocks import Streams
 from skipcache.branches import branches_of
 from skipcache.engines import Features, StepResult, beside
-from skipcache.engines.between import same_modes
+from skipcache.engines.hooks.modes import same_modes
 from skipcache.engines.hooks.overrides import in_place, overrides, still_there
 from skipcache.engines.hooks.proved import UNSTEADY, Proved
 from skipcache.engines.hooks.runs import TAKEN_OFF, CachedRun, FullRun, Run, Unwired, WiringObserver
@@ -83,8 +83,7 @@ class HookEngine:
         self.detach()
 
     def refusal(self, call: Call) -> str | None:
-        wiring = self._proved.get(call)
-        return LOST if not self.blocks else wiring.refusal if wiring is not None else None
+        return LOST if not self.blocks else getattr(self._proved.get(call), "refusal", None)
 
     def serves(self, call: Call) -> bool:
         self._follow(call)
@@ -204,16 +203,17 @@ class HookEngine:
 
         Models that write to their features in place are found out by the tensors' versions or by the proof.
         """
-        before, trials = versions(call), Trials(self, forward, call)
-        output, watched = self._watched(trials.full, forward, call)
+        run, before, trials = WiringObserver(self, call.batch), versions(call), Trials(self, forward, call)
+        output, watched = self._watched(run, forward, call)
         self._proved.tries(call)
         if not watched.called:
-            return StepResult(output, trials.full.ran)
-        wiring, features = self._seen(trials.full, watched.read, versions(call) == before), None
+            return StepResult(output, run.ran)
+        wiring = self._seen(run, watched.read, versions(call) == before)
+        features = Features(beside(run.H, run.D), run.D)
         if not wiring.refusal:
-            wiring, features = trials.prove(output, wiring)
+            wiring, features = trials.prove(output, features, wiring)
         self._proved.put(call, wiring)
-        return StepResult(output, trials.full.ran, features=features)
+        return StepResult(output, run.ran, features=None if wiring.refusal else features)
 
     def _seen(self, run: WiringObserver, read: str | None, unwritten: bool) -> Wiring:
         wiring = run.wiring() if unwritten else Wiring(refusal=WRITES)

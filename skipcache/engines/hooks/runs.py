@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,14 +21,11 @@ from skipcache.blocks import (
 )
 from skipcache.engines import beside
 from skipcache.engines.hooks.wiring import Outlet, Wiring, outlines_of
-from skipcache.engines.tape import Tape
 from skipcache.predictors import Prediction
 
 if TYPE_CHECKING:
     from skipcache.engines.hooks.engine import HookEngine
     from skipcache.engines.hooks.overrides import BlockCall
-
-Count = Callable[[], Any]
 
 TAKEN_OFF = "the model is being restored on another thread"
 
@@ -70,14 +67,10 @@ class FullRun:
 
 
 class WiringObserver:
-    """The first full step of a signature: all blocks compute; H, D and the wiring are seen.
+    """The first full step of a signature: all blocks compute; H, D and the wiring are seen."""
 
-    A `tape` can answer for the blocks of head and tail afterwards. `count` is called before and after the deep part.
-    """
-
-    def __init__(self, engine: HookEngine, batch: int, tape: Tape | None = None, count: Count = lambda: None) -> None:
-        self.engine, self.batch, self.tape, self.count = engine, batch, tape, count
-        self.counts: tuple[Any, Any] = (None, None)
+    def __init__(self, engine: HookEngine, batch: int) -> None:
+        self.engine, self.batch = engine, batch
         self.H: Streams | None = None
         self.D: Streams = ()
         self.ran = 0
@@ -97,10 +90,9 @@ class WiringObserver:
         if index in deep and not any(i in deep for i in self._called):
             self._entry = {key: x for key, x in arguments.items() if isinstance(x, Tensor)}
             self._watch("entry", tuple(self._entry.values()))
-            self.counts = self.count(), None
         self._first = self._first if self._called else outlines_of(given)
         self._called.append(index)
-        output = self._noted(index, block, args, kwargs)
+        output = block.plain(*args, **kwargs)
         self.ran += 1
         streams, shape = take_apart(output)
         self._outlets[index] = Outlet(shape, tuple(map(Outline.of, streams)), alike(streams, arguments))
@@ -111,22 +103,6 @@ class WiringObserver:
         elif index in deep:
             self._watch("D", streams)
             self.D, self._shape = self.engine.keep(index, streams, self.batch), shape
-            self.counts = self.counts[0], self.count()
-        return output
-
-    def _noted(self, index: int, block: BlockCall, args: Any, kwargs: Any) -> Any:
-        tape, deep = self.tape, self.engine.deep
-        if tape is None:
-            return block.plain(*args, **kwargs)
-        tape.pause()
-        if index in deep:
-            output = block.plain(*args, **kwargs)
-            tape.pass_by(output)
-        else:
-            call = tape.enter(args, kwargs)
-            output = block.plain(*args, **kwargs)
-            tape.leave(index, call, output, hold=index == deep.start - 1)
-        tape.resume()
         return output
 
     def _learn_inlets(self, kind: type, arguments: Mapping[Hashable, Any]) -> None:
@@ -180,9 +156,6 @@ class CachedRun:
         self.ran = 0
         self._idle = range(engine.deep.start if wiring.idle_head and not prediction.reads_H else 0)
 
-    def compute(self, block: BlockCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        return block.plain(*args, **kwargs)
-
     def block(self, block: BlockCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         index, stack, wiring = block.index, self.engine.stack, self.wiring
         if not self.engine.attached:
@@ -192,7 +165,7 @@ class CachedRun:
         if index in self._idle:
             return wiring.outlets[index].hand_through(arguments_of(args, kwargs))
         if index not in self.engine.deep:
-            output = self.compute(block, args, kwargs)
+            output = block.plain(*args, **kwargs)
             self.ran += 1
             if index == wiring.shallow:
                 self.H = self.engine.keep(index, take_apart(output)[0], self.batch, wiring.copies)

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from operator import is_
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from skipcache.blocks import Outline, Streams, arguments_of, rebuild, take_apart, tensors_of
-from skipcache.engines.between import Between, is_outline
 from skipcache.engines.hooks.runs import Run, Unwired
 from skipcache.engines.hooks.wiring import Wiring, outlines_of
 
@@ -23,14 +24,27 @@ if TYPE_CHECKING:
     from skipcache.engines.hooks.engine import HookEngine
     from skipcache.engines.hooks.overrides import BlockCall
 
+# These look at a tensor's outline and not at its values.
+_ASKED = frozenset(
+    {"size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "element_size", "get_device"}
+)
+_TESTED = frozenset(
+    {"is_contiguous", "is_floating_point", "is_complex", "is_inference", "is_same_size", "type", "__len__"}
+)
+_LIKE = frozenset(
+    {"zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty", "new_full"}
+)
+_OUTLINES = _ASKED | _TESTED | _LIKE
 
-class Watch(Between):
+
+class Watch(TorchFunctionMode):
     """Follows values that were made of deep blocks, by the index of the earliest block that each was made of."""
 
     def __init__(self) -> None:
         super().__init__()
         self._made: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._last = -1  # the deep block that was called last
+        self._on = self._over = False
         self.read: str | None = None
 
     def origin(self, x: Any) -> int | None:
@@ -88,13 +102,31 @@ class Watch(Between):
     def __torch_function__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
         value = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
-        if is_outline(name) or (name == "__get__" and not isinstance(value, Tensor)):
+        if name in _OUTLINES or (name == "__get__" and not isinstance(value, Tensor)):
             return value
         origin = self.check((*args, kwargs) if kwargs else args, name)
         if origin is not None:
             for x in _tensors(args[0] if name == "__setitem__" else value):
                 self.follow(x, origin)
         return value
+
+    # The mode is on in the code between the blocks alone. Modes are a stack, on which the forward may put its own.
+
+    # This happens around each block, so that torch's own calls, which are cheap, take the place of `with`.
+
+    def resume(self) -> None:
+        if not (self._on or self._over):
+            torch._C._push_on_torch_function_stack(self)
+            self._on = True
+
+    def pause(self) -> None:
+        if self._on:
+            height = torch._C._len_torch_function_stack()
+            if height and torch._C._get_function_stack_at(height - 1) is self:
+                torch._C._pop_torch_function_stack()
+                self._on = False
+            else:
+                self._on = self in _get_current_function_mode_stack()
 
 
 class Watched:

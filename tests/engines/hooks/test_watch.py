@@ -192,28 +192,6 @@ def test_blocks_that_are_left_out_on_some_step(at, left_out):
     assert skipcache.report(model).cached_steps >= 2
 
 
-class Switches(Tiny):
-    """A torch function mode of the forward's own that ends behind the deep blocks."""
-
-    def forward(self, x, t):
-        with torch.device("cpu"):
-            h, c = self.inlet(x.flatten(2).transpose(1, 2)), self.time(t)
-            for block in self.blocks:
-                h = block(h, c)
-        return self.outlet(h).transpose(1, 2).reshape(x.shape)
-
-
-def test_torch_function_modes_are_left_as_they_were():
-    model = skipcache.accelerate(tiny(Switches), interval=3, engine="hooks")
-    run(model)
-    assert _get_current_function_mode_stack() == []
-    with torch.device("cpu"):
-        outer = _get_current_function_mode_stack()
-        run(model)
-        assert _get_current_function_mode_stack() == outer
-    assert skipcache.report(model).cached_steps == 8
-
-
 def test_what_is_made_of_a_deep_block_has_the_earliest_of_them_for_its_origin():
     watch, early, late = Watch(), torch.ones(2), torch.ones(2)
     watch.follow(early, 1), watch.follow(late, 2)

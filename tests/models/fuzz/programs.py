@@ -99,11 +99,13 @@ def is_twice_the_same(program):
 
 
 def turns_unseen(program):
-    """Another text at the second evaluation of one step, where samples are not read: it looks like a lane."""
-    return program.on_device and any(
-        isinstance(client, Run) and client.turns > 1 and client.served and client.served.kind in ("Heun", "PNDM")
-        for client in program.clients
-    )
+    """Another text at the second evaluation of one step: where samples are not read, and now and then where they are,
+    it looks like another lane of that step."""
+    return any(isinstance(client, Run) and client.turns > 1 and evaluates_twice(client) for client in program.clients)
+
+
+def evaluates_twice(client):
+    return client.sampler == "heun" if client.served is None else client.served.kind in ("Heun", "PNDM")
 
 
 def shown(programs):
