@@ -1,9 +1,10 @@
 """Torch function modes are after a call what they were before."""
 
 import torch
-from torch.overrides import _get_current_function_mode_stack
+from torch.overrides import BaseTorchFunctionMode, _get_current_function_mode_stack
 
 import skipcache
+from skipcache.engines.hooks.modes import same_modes
 from tests.models.odd import Tiny, run, tiny
 
 
@@ -27,3 +28,15 @@ def test_torch_function_modes_are_left_as_they_were():
         run(model)
         assert _get_current_function_mode_stack() == outer
     assert skipcache.report(model).cached_steps == 8
+
+
+def test_a_mode_that_was_left_on_or_closed_inside_is_put_right():
+    outer, inner = BaseTorchFunctionMode(), BaseTorchFunctionMode()
+    with outer:
+        with same_modes():
+            inner.__enter__()
+        assert _get_current_function_mode_stack() == [outer]
+        with same_modes():
+            outer.__exit__(None, None, None)
+        assert _get_current_function_mode_stack() == [outer]
+    assert _get_current_function_mode_stack() == []
