@@ -17,8 +17,8 @@ from skipcache.benchmarks.names.predictors import PREDICTORS
 from skipcache.benchmarks.show.pictures import is_video, show, stills, strip, write_gif
 
 GAIN = 10  # the errors are drawn this much stronger than they are
-# Predictor, or None for the plain model -> colour, marker, label: told apart by the colour-blind and in grey.
-PLACED, FEWER = "placed", "fewer"
+PLACED, FEWER = "placed", "fewer"  # lines beside those of the predictors
+# Line -> colour, marker, label: told apart by the colour-blind and in grey.
 STYLES: dict[str, tuple[str, str, str]] = (
     {PLACED: ("#000000", "o", "accelerate(pipe, interval=n)")}
     | {

@@ -29,10 +29,8 @@ class Variant:
     def label(self) -> str:
         if self.interval is None:
             return f"plain, {self.steps} steps"
-        if self.placed:
-            predictor = f", {label_of(self.predictor)}" if self.predictor else ""
-            return f"interval={self.interval}{predictor}"
-        return f"Interval({self.interval})" + (f", {label_of(self.predictor)}" if self.predictor else "")
+        rule = f"interval={self.interval}" if self.placed else f"Interval({self.interval})"
+        return f"{rule}, {label_of(self.predictor)}" if self.predictor else rule
 
     @property
     def group(self) -> int:

@@ -11,7 +11,6 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -89,15 +88,12 @@ def measured(way: str, model: nn.Module, runs: int) -> dict[str, float]:
 def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    model, floors = make_model(BLOCKS), {f"floor, keep={keep}": make_model(2 * keep) for keep in (0, 1)}
-    answers: dict[str, Callable[[int], dict[str, float]]] = {
-        **{way: (lambda runs, way=way: measured(way, model, runs)) for way in WAYS},  # type: ignore[misc]
-        **{name: (lambda runs, one=one: measured("floor", one, runs)) for name, one in floors.items()},  # type: ignore[misc]
-    }
-    print(json.dumps({"version": skipcache.__version__, "ways": list(answers)}), flush=True)
+    models = dict.fromkeys(WAYS, make_model(BLOCKS))
+    models.update({f"floor, keep={keep}": make_model(2 * keep) for keep in (0, 1)})
+    print(json.dumps({"version": skipcache.__version__, "ways": list(models)}), flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
-        print(json.dumps(answers[asked["way"]](asked["runs"])), flush=True)
+        print(json.dumps(measured(asked["way"], models[asked["way"]], asked["runs"])), flush=True)
 
 
 if __name__ == "__main__":

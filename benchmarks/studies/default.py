@@ -18,16 +18,15 @@ from rich.table import Table
 from torch import Tensor
 
 import skipcache
-from skipcache.benchmarks.names.schedulers import STOCHASTIC, USUAL_STEPS, samplers_of
+from skipcache.benchmarks.names.schedulers import STOCHASTIC, USUAL_STEPS
 from skipcache.benchmarks.options.studies import DefaultSettings
 from skipcache.benchmarks.references.data.dataset import balanced
 from skipcache.benchmarks.references.reference import Reference
-from skipcache.benchmarks.references.registry import find_reference
 from skipcache.benchmarks.sampling.metrics import compare
 from skipcache.benchmarks.sampling.threads import use_threads
 from skipcache.benchmarks.show.json_file import write_json
-from skipcache.benchmarks.show.progress import progress_bar
 from skipcache.benchmarks.show.tables import new_table
+from skipcache.benchmarks.studies.cells import measure_cells
 
 SHORT_BY = -0.5  # dB: what a setting's noise explains
 
@@ -61,16 +60,7 @@ class Cell:
 def run_default(settings: DefaultSettings, console: Console) -> Path:
     use_threads(settings.threads)
     settings.out.mkdir(parents=True, exist_ok=True)
-    cells: list[Cell] = []
-    pairs = [
-        (name, sampler) for name in settings.models for sampler in settings.schedulers if sampler in samplers_of(name)
-    ]
-    with progress_bar(console, total=len(pairs) * len(settings.intervals)) as bar:
-        for name, scheduler in pairs:
-            bar.say(f"{name}, {scheduler}")
-            for cell in _measured(find_reference(name), scheduler, settings):
-                cells.append(cell)
-                bar.advance()
+    cells = measure_cells(settings, _measured, console)
     path = settings.out / "default.json"
     write_json(path, settings, {"cells": [{**asdict(cell), "margin": cell.margin} for cell in cells]})
     console.print(_table(cells))

@@ -19,16 +19,15 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import skipcache
-from skipcache.benchmarks.names.schedulers import USUAL_STEPS, samplers_of
+from skipcache.benchmarks.names.schedulers import USUAL_STEPS
 from skipcache.benchmarks.options.studies import HalfSettings
 from skipcache.benchmarks.references.data.dataset import balanced
 from skipcache.benchmarks.references.reference import Reference
-from skipcache.benchmarks.references.registry import find_reference
 from skipcache.benchmarks.sampling.metrics import compare
 from skipcache.benchmarks.sampling.threads import use_threads
 from skipcache.benchmarks.show.json_file import write_json
-from skipcache.benchmarks.show.progress import progress_bar
 from skipcache.benchmarks.show.tables import new_table
+from skipcache.benchmarks.studies.cells import measure_cells
 
 
 @dataclass(frozen=True)
@@ -66,15 +65,9 @@ class Cell:
 def run_half(settings: HalfSettings, console: Console) -> Path:
     use_threads(settings.threads)
     settings.out.mkdir(parents=True, exist_ok=True)
-    pairs = [(name, one) for name in settings.models for one in settings.schedulers if one in samplers_of(name)]
-    cells: list[Cell] = []
-    with progress_bar(console, total=len(pairs) * len(settings.intervals)) as bar, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a run may keep less than fewer steps do is no matter here
-        for name, scheduler in pairs:
-            bar.say(f"{name}, {scheduler}")
-            for cell in _measured(find_reference(name), scheduler, settings):
-                cells.append(cell)
-                bar.advance()
+        cells = measure_cells(settings, _measured, console)
     path = settings.out / "half.json"
     write_json(path, settings, {"cells": [asdict(cell) for cell in cells]})
     console.print(_table(cells, settings.dtype))
