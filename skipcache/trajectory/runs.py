@@ -182,8 +182,8 @@ class Runs:
         if found is not None:
             return found
         for run, place in places:
-            if isinstance(place, NewRun) and place.in_turns:
-                run.doubt()
+            if isinstance(place, NewRun):
+                run.doubt(place)
         begins = [place for _, place in places if isinstance(place, NewRun)]
         in_turns, instead = (any(getattr(place, name) for place in begins) for name in ("in_turns", "instead"))
         turn = begins[0].turn if begins and begins[0] is places[0][1] else None

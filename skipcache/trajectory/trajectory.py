@@ -59,9 +59,10 @@ class Trajectory:
         """All cached tensors."""
         return self.lanes.tensors
 
-    def doubt(self) -> None:
-        """Another run seems to be called in turns with this one, and which of them a call is of cannot be told."""
-        self._in_turns = True
+    def doubt(self, begun: NewRun) -> None:
+        """Another run has begun, and may be called in turns with this one: `in_turns`, if no evidence tells the two."""
+        self._in_turns = self._in_turns or begun.in_turns
+        self.turns.strict = self.turns.strict or begun.instead
 
     def release(self) -> None:
         """Drop the features, and go on knowing who is called: the next step is full."""

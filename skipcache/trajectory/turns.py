@@ -8,7 +8,7 @@ from skipcache.blocks import on_host
 from skipcache.trajectory.call import Call
 from skipcache.trajectory.lanes import Found
 from skipcache.trajectory.places import NewRun
-from skipcache.trajectory.sample import ODD, RECENT, Turn
+from skipcache.trajectory.sample import GROWTH, ODD, RECENT, Turn
 from skipcache.trajectory.time import Instant, direction
 
 
@@ -16,7 +16,8 @@ class Turns:
     """Of one run. Samples of other shapes have a history of their own: areas of one image turn by more than the whole.
 
     Attributes:
-        strict: the run began where another one was expected to go on, and nothing is known of its sampler.
+        strict: the run began where another one was expected to go on, and nothing is known of its sampler; or another
+            one began where this one was.
     """
 
     def __init__(self, begun: NewRun | None = None) -> None:
@@ -38,7 +39,8 @@ class Turns:
         if moved:
             return turn.size <= turn.least
         if run is not None and not run.is_linear:
-            return turn.fits([], self.strict)  # it may clip
+            history = self.of(call)  # it may clip, or draw noise, but neither out of the blue
+            return turn.fits([], self.strict) and (not history or turn.size <= max(ODD, GROWTH * max(history)))
         calm = run is not None or direction(last.timesteps, instant.timesteps) == 1
         return turn.fits(self.of(call), self.strict, calm)
 

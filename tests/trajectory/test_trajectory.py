@@ -199,8 +199,17 @@ def test_a_run_that_may_not_be_told_from_another_one_reuses_nothing():
     run, text, x = Trajectory(Interval(9), Delta()), tensor(), tensor()
     entered(run, 900, text, x=x)
     assert not entered(run, 800, text, x=x + 1).full
-    run.doubt()
+    run.doubt(NewRun(in_turns=True))
     assert entered(run, 700, text, x=x + 2).full and entered(run, 600, text, x=x + 3).full
+
+
+def test_a_run_in_whose_place_another_one_began_is_allowed_no_noise_either():
+    text, x = tensor(), tensor()
+    for begun, place in ((NewRun(), Fits), (NewRun(instead=True), NewRun)):
+        run = Trajectory(Interval(9), Delta())
+        entered(run, 900, text, x=x)
+        run.doubt(begun)
+        assert isinstance(run.place(*called(800, text, x=x + 0.5 * tensor())), place)
 
 
 def test_a_run_that_began_in_the_place_of_another_one_is_allowed_no_noise_at_its_second_step():
