@@ -84,11 +84,13 @@ class NewRun:
             two may be tiles of one image: neither may then reuse anything.
         instead: all but its sample said that the call goes on with the run before.
         turn: of that sample, where it may be the same run nevertheless, whose sampler begins to clip or to draw noise.
+        sense: where the timesteps of the run went that the call did not go on with; 0: not known.
     """
 
     in_turns: bool = False
     instead: bool = False
     turn: float | None = None
+    sense: int = 0
 
 
 @dataclass(frozen=True, eq=False)

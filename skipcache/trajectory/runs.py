@@ -20,6 +20,7 @@ from skipcache.trajectory.call import Call
 from skipcache.trajectory.lanes import Habits
 from skipcache.trajectory.places import ROUNDING, Fits, NewRun, Place, Repeat, Visit, surest
 from skipcache.trajectory.processes import Processes
+from skipcache.trajectory.sample import LEAST
 from skipcache.trajectory.threads import Thread, Threads
 from skipcache.trajectory.time import Instant
 from skipcache.trajectory.trajectory import Trajectory
@@ -178,21 +179,30 @@ class Runs:
         if found is None and not sure:
             repeats = [(run, place) for run, place in places if isinstance(place, Repeat)]
             found = next(iter([one for one in places[:1] if isinstance(one[1], Fits)] or repeats), None)
-        found = found or self._elsewhere(call, instant, thread)
+        found = found or self._elsewhere(call, instant, thread, places)
         if found is not None:
             return found
         for run, place in places:
             if isinstance(place, NewRun):
-                run.doubt(place)
-        begins = [place for _, place in places if isinstance(place, NewRun)]
-        in_turns, instead = (any(getattr(place, name) for place in begins) for name in ("in_turns", "instead"))
-        turn = begins[0].turn if begins and begins[0] is places[0][1] else None
-        return Trajectory(self.policy, self.predictor), NewRun(in_turns or bool(sure), instead, turn)
+                run.doubt(place, instant.run)
+        begins = [(run, place) for run, place in places if isinstance(place, NewRun)]
+        in_turns, instead = (any(getattr(place, name) for _, place in begins) for name in ("in_turns", "instead"))
+        turn = begins[0][1].turn if begins and begins[0] == places[0] else None
+        senses = {run.direction.sense for run, place in begins if place.instead}
+        sense = senses.pop() if len(senses) == 1 else 0
+        return Trajectory(self.policy, self.predictor), NewRun(in_turns or bool(sure), instead, turn, sense)
 
-    def _elsewhere(self, call: Call, instant: Instant, thread: Thread) -> tuple[Trajectory, Fits] | None:
-        """The run of another thread that `call` goes on with, if one is the likeliest."""
+    def _elsewhere(
+        self, call: Call, instant: Instant, thread: Thread, here: Sequence[tuple[Trajectory, Place]]
+    ) -> tuple[Trajectory, Fits] | None:
+        """The run of another thread that `call` goes on with, if one is the likeliest.
+
+        Where all but its sample fits a run of this thread, it is more likely that one's, whose sampler draws noise.
+        """
+        most = LEAST if any(isinstance(place, NewRun) and place.instead for _, place in here) else 1.0
         places = [(run, run.place(call, instant)) for run in dict.fromkeys(self._threads.elsewhere(thread))]
-        sure = [(run, place) for run, place in places if isinstance(place, Fits) and place.is_sure]
+        fitting = [(run, place) for run, place in places if isinstance(place, Fits) and place.is_sure]
+        sure = [(run, place) for run, place in fitting if (place.turn or 0.0) <= most]
         going = [(run, place) for run, place in sure if place.steps or place.lane is not None]
         found = surest([one for one in going if one[1].lane is not None] or going)
         for run, place in sure if found is None else ():

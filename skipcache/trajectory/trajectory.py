@@ -45,7 +45,7 @@ class Trajectory:
     ) -> None:
         self.policy, self.predictor = policy, predictor
         self.lanes = Lanes(follows=reads_drift(policy), habits=habits)
-        self.direction = Direction()
+        self.direction = Direction(0 if begun is None else begun.sense)
         self.at: OpenStep | None = None
         self.goes_on = False
         self.named, self.said = named, said
@@ -59,10 +59,10 @@ class Trajectory:
         """All cached tensors."""
         return self.lanes.tensors
 
-    def doubt(self, begun: NewRun) -> None:
-        """Another run has begun, and may be called in turns with this one: `in_turns`, if no evidence tells the two."""
+    def doubt(self, begun: NewRun, run: SchedulerRun | None = None) -> None:
+        """Another run has begun, of the scheduler's run `run`; `in_turns`: no evidence tells it from this one."""
         self._in_turns = self._in_turns or begun.in_turns
-        self.turns.strict = self.turns.strict or begun.instead
+        self.turns.strict = self.turns.strict or (self.at is not None and same_run(run, self.at.instant.run))
 
     def release(self) -> None:
         """Drop the features, and go on knowing who is called: the next step is full."""

@@ -63,12 +63,6 @@ def test_texts_that_change_at_the_second_evaluation_of_a_step(turns, served, gui
     assert not World(Program((client,), (), engine)).run().wrong
 
 
-@pytest.mark.parametrize("engine", ["fx", "hooks"])
-def test_windows_that_go_round_the_canvas_under_a_scheduler_that_bends_samples(engine):
-    client = Tiles("ddim", 3, starts=(0, 64), shift=16, late=1, served=Served("PNDM"))
-    assert not World(Program((client,), (), engine, interval=2)).run().wrong
-
-
 class Told(Tiny):
     """It uses the number that it is told."""
 

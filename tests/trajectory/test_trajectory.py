@@ -203,13 +203,20 @@ def test_a_run_that_may_not_be_told_from_another_one_reuses_nothing():
     assert entered(run, 700, text, x=x + 2).full and entered(run, 600, text, x=x + 3).full
 
 
-def test_a_run_in_whose_place_another_one_began_is_allowed_no_noise_either():
-    text, x = tensor(), tensor()
-    for begun, place in ((NewRun(), Fits), (NewRun(instead=True), NewRun)):
-        run = Trajectory(Interval(9), Delta())
-        entered(run, 900, text, x=x)
-        run.doubt(begun)
-        assert isinstance(run.place(*called(800, text, x=x + 0.5 * tensor())), place)
+def test_a_run_after_which_another_one_began_is_allowed_no_noise_either_at_its_second_step():
+    run, text, x = Trajectory(Interval(9), Delta()), tensor(), tensor()
+    entered(run, 900, text, x=x)
+    noisy = called(800, text, x=x + 0.5 * tensor())
+    assert isinstance(run.place(*noisy), Fits)
+    run.doubt(NewRun())
+    assert isinstance(run.place(*noisy), NewRun)
+
+
+def test_a_run_that_began_in_the_place_of_another_one_goes_where_that_one_went():
+    run, text, x = Trajectory(Interval(9), Delta(), NewRun(instead=True, turn=0.9, sense=-1)), tensor(), tensor()
+    entered(run, 700, text, x=x)
+    assert isinstance(run.place(*called(600, text, x=x + 1)), Fits)
+    assert isinstance(run.place(*called(800, text, x=x + 1)), NewRun)
 
 
 def test_a_run_that_began_in_the_place_of_another_one_is_allowed_no_noise_at_its_second_step():

@@ -1,0 +1,36 @@
+"""Sequences that reused a wrong feature once, as they were drawn."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.models.fuzz.clients import Pass, Run, Served, Tiles
+from tests.models.fuzz.world import Program, World
+
+pytestmark = pytest.mark.filterwarnings("ignore:skipcache caches nothing:UserWarning")
+
+FOUND = {
+    "windows that go round the canvas under a scheduler that bends samples": Program(
+        (Tiles("ddim", 3, starts=(0, 64), shift=16, late=1, served=Served("PNDM")),), interval=2
+    ),
+    "a run with the noise of one that ended with another text in between": Program(
+        (Run(steps=8, turns=2), Run(steps=2)), interval=2
+    ),
+    "a run that was left at its first step": Program(
+        (
+            Run(steps=2, seed=1, other=Pass("layer skipped", place=0, start=0, stop=3)),
+            Run("heun", 3, guidance="first", other=Pass("layer skipped", place=0, start=1, stop=4)),
+        ),
+        turns=(0, 1) * 13,
+        interval=2,
+    ),
+    "a noisy run beside one of another thread": Program(
+        (Run(steps=2, seed=2), Run("ddpm", 2), Run("ddpm", 3, seed=1, guidance="apart")), threads=((0,), (1,), (2,))
+    ),
+}
+
+
+@pytest.mark.parametrize("engine", ["fx", "hooks"])
+@pytest.mark.parametrize("program", FOUND.values(), ids=list(FOUND))
+def test_a_sequence_that_was_wrong_once_is_right(program, engine):
+    assert not World(replace(program, engine=engine)).run().wrong
