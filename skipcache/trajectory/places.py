@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from skipcache.blocks import on_host
 from skipcache.policies import Step
 from skipcache.trajectory.lanes import Found, Lane, Lanes
-from skipcache.trajectory.sample import GROWTH, LEAST
 from skipcache.trajectory.time import Direction, Instant
 
 ROUNDING = 0.001  # turns below it tell nothing of two runs
-ALIKE = 1.5  # and large ones that differ by less than this factor
 
 T = TypeVar("T")
 
@@ -171,25 +169,3 @@ def view_of(
         since=since,
         drift=looking(lambda: lanes.drift(before_at)),
     )
-
-
-def surest(sure: list[tuple[Trajectory, Fits]]) -> tuple[Trajectory, Fits] | None:
-    """Of runs that nothing but the sample tells apart, the one that the call is of; None where that is in doubt."""
-    if len(sure) > 1 and any(place.turn is None for _, place in sure):
-        return None
-    return nearest(sure) if sure else None
-
-
-def nearest(fitting: list[tuple[Trajectory, Fits]]) -> tuple[Trajectory, Fits] | None:
-    """The run whose sample turned least; one that knows the call's lane goes before one to which the lane is new.
-
-    Of those that turned by no more than rounding may explain it is the latest. None where the samples turned so much
-    that the next best is as likely.
-    """
-    least = min(place.turn or 0.0 for _, place in fitting)
-    near = [(run, place) for run, place in fitting if (place.turn or 0.0) <= max(LEAST, GROWTH * least)]
-    known = [(run, place) for run, place in near if place.lane is not None] or fitting
-    turns = sorted(place.turn or 0.0 for _, place in known)
-    if len(turns) > 1 and turns[0] > LEAST and turns[1] <= ALIKE * turns[0]:
-        return None
-    return next((run, place) for run, place in known if (place.turn or 0.0) <= max(ROUNDING, turns[0]))

@@ -60,7 +60,7 @@ class Trajectory:
         return self.lanes.tensors
 
     def doubt(self, begun: NewRun, run: SchedulerRun | None = None) -> None:
-        """Another run has begun, of the scheduler's run `run`; `in_turns`: no evidence tells it from this one."""
+        """Another run has begun, of the scheduler's run `run`."""
         self._in_turns = self._in_turns or begun.in_turns
         self.turns.strict = self.turns.strict or (self.at is not None and same_run(run, self.at.instant.run))
 
@@ -122,7 +122,7 @@ class Trajectory:
         if repeated is not None:
             return Repeat(repeated)
         found = self.lanes.find(call, at, before)
-        if steps == 0 and found.lane is None and (instant.run is None or on_host(call.sample)):
+        if steps == 0 and found.lane is None and (instant.repeats or instant.run is None or on_host(call.sample)):
             found = self.lanes.find_again(call, at, found)
         unseen = found.lane is None or found.lane.step < last.index
         if steps == 0 and unseen and self._evaluates_again(call, instant, last):
@@ -149,10 +149,9 @@ class Trajectory:
 
     def _evaluates_again(self, call: Call, instant: Instant, last: OpenStep) -> bool:
         """At one time, a sample that goes on from one of this step: the step's next evaluation, with another text."""
-        run, steps = instant.run, (last.index, last.before)
-        if self.named is not None or not reads(call, instant) or not self.lanes.lead_to(call, *steps):
+        if self.named is not None or not reads(call, instant) or not self.lanes.lead_to(call, last.index, last.before):
             return False
-        return run is None or (instant.position is not None and run.repeats(instant.position))
+        return instant.run is None or instant.repeats
 
     def _again(self, call: Call, found: Found, instant: Instant, last: OpenStep) -> Place:
         """A second call of a lane at one time, with another sample: the step's next evaluation (Heun), or another run.
@@ -172,7 +171,7 @@ class Trajectory:
             return NewRun(instead=last.before >= 0 or self.turns.strict)
         on = Fits(instant, 1, found, None if turn is None else turn.size, turn is not None)
         if instant.run is not None and instant.position is not None:
-            if instant.counted or not instant.run.repeats(instant.position):
+            if instant.counted or not instant.repeats:
                 return new
             return Fits(instant.next(), 1, found, on.turn, on.is_sure)
         return new if last.before < 0 or self._in_turns else on

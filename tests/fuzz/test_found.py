@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.models.fuzz.clients import Pass, Run, Served, Tiles
+from tests.models.fuzz.clients import Given, Pass, Run, Served, Tiles
 from tests.models.fuzz.world import Program, World
 
 pytestmark = pytest.mark.filterwarnings("ignore:skipcache caches nothing:UserWarning")
@@ -26,6 +26,27 @@ FOUND = {
     ),
     "a noisy run beside one of another thread": Program(
         (Run(steps=2, seed=2), Run("ddpm", 2), Run("ddpm", 3, seed=1, guidance="apart")), threads=((0,), (1,), (2,))
+    ),
+    "a run that hops over threads beside one with other arguments": Program(
+        (Run("flow", 3, given=Given("copies")), Run("flow", 3, seed=1)), (1, 1), interval=2, threads=((1, 0), (0,))
+    ),
+    "tiles of a repeating schedule in turns with others, on a device": Program(
+        (Tiles("ddim", 3, starts=(0, 64)), Tiles("ddim", 3, seed=1, starts=(0, 64), served=Served("PNDM"))),
+        turns=(0, 1) * 13,
+        interval=2,
+        on_device=True,
+    ),
+    "a repeating schedule with texts that are rebuilt, on a device": Program(
+        (Run(steps=2, seed=1, served=Served("PNDM"), given=Given("vectors", rebuilt=True)), Run(steps=2)),
+        turns=(0, 0, 1),
+        on_device=True,
+        threads=((0,), (0,)),
+    ),
+    "a noisy run that hops over threads": Program(
+        (Run("ddpm", 3, guidance="apart"),), interval=2, threads=((1, 1, 0, 0),)
+    ),
+    "a noisy run that comes back to a thread": Program(
+        (Run(steps=2), Run("ddpm", seed=1, guidance="batched")), interval=2, threads=((0,), (0, 0, 1))
     ),
 }
 

@@ -81,6 +81,11 @@ class Instant:
         at_one_time = self.after(None).position == last.position and last.mark.same_or_equal(self.mark)
         return not at_one_time
 
+    @property
+    def repeats(self) -> bool:
+        """The run's next timestep has the same value: a second evaluation of the step."""
+        return self.run is not None and self.position is not None and self.run.repeats(self.position)
+
     def next(self) -> Instant:
         """The same timestep, one position on."""
         return self if self.position is None else replace(self, position=self.position + 1)

@@ -3,7 +3,7 @@
 import threading
 
 from skipcache import Delta, Interval
-from skipcache.trajectory.threads import Threads
+from skipcache.trajectory.runs.threads import Threads
 from skipcache.trajectory.trajectory import Trajectory
 
 

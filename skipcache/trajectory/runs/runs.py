@@ -18,10 +18,10 @@ from skipcache.predictors import Predictor
 from skipcache.trajectory.cache import keep_to
 from skipcache.trajectory.call import Call
 from skipcache.trajectory.lanes import Habits
-from skipcache.trajectory.places import ROUNDING, Fits, NewRun, Place, Repeat, Visit, surest
+from skipcache.trajectory.places import ROUNDING, Fits, NewRun, Place, Repeat, Visit
 from skipcache.trajectory.processes import Processes
-from skipcache.trajectory.sample import LEAST
-from skipcache.trajectory.threads import Thread, Threads
+from skipcache.trajectory.runs.choice import Fitting, Placed, best_of, none_of, of_others, surest
+from skipcache.trajectory.runs.threads import Thread, Threads
 from skipcache.trajectory.time import Instant
 from skipcache.trajectory.trajectory import Trajectory
 from skipcache.trajectory.word import Word
@@ -164,9 +164,9 @@ class Runs:
 
     # Which run
 
-    def _find(self, call: Call, instant: Instant, thread: Thread) -> tuple[Trajectory, Place]:
+    def _find(self, call: Call, instant: Instant, thread: Thread) -> Placed:
         """The run that `call` fits best; where it fits none, the latest one, and what that one says."""
-        places: list[tuple[Trajectory, Place]] = []
+        places: list[Placed] = []
         since: list[Instant] = []
         for run in thread.runs:
             place = run.place(call, instant, since)
@@ -174,41 +174,28 @@ class Runs:
                 return run, place
             places.append((run, place))
             since += [] if run.at is None else [run.at.instant]
-        sure = [(run, place) for run, place in places if isinstance(place, Fits) and place.is_sure]
-        found: tuple[Trajectory, Place] | None = surest(sure)
-        if found is None and not sure:
-            repeats = [(run, place) for run, place in places if isinstance(place, Repeat)]
-            found = next(iter([one for one in places[:1] if isinstance(one[1], Fits)] or repeats), None)
-        found = found or self._elsewhere(call, instant, thread, places)
-        if found is not None:
-            return found
-        for run, place in places:
-            if isinstance(place, NewRun):
-                run.doubt(place, instant.run)
-        begins = [(run, place) for run, place in places if isinstance(place, NewRun)]
-        in_turns, instead = (any(getattr(place, name) for _, place in begins) for name in ("in_turns", "instead"))
-        turn = begins[0][1].turn if begins and begins[0] == places[0] else None
-        senses = {run.direction.sense for run, place in begins if place.instead}
-        sense = senses.pop() if len(senses) == 1 else 0
-        return Trajectory(self.policy, self.predictor), NewRun(in_turns or bool(sure), instead, turn, sense)
+        found, sure = best_of(places)
+        if found is None or (isinstance(found[1], Fits) and not found[1].is_sure):
+            found = self._elsewhere(call, instant, thread, places, found is not None) or found
+        return found or (Trajectory(self.policy, self.predictor), none_of(places, instant, bool(sure)))
 
     def _elsewhere(
-        self, call: Call, instant: Instant, thread: Thread, here: Sequence[tuple[Trajectory, Place]]
-    ) -> tuple[Trajectory, Fits] | None:
-        """The run of another thread that `call` goes on with, if one is the likeliest.
-
-        Where all but its sample fits a run of this thread, it is more likely that one's, whose sampler draws noise.
-        """
-        most = LEAST if any(isinstance(place, NewRun) and place.instead for _, place in here) else 1.0
+        self, call: Call, instant: Instant, thread: Thread, here: Sequence[Placed], perhaps_here: bool
+    ) -> Fitting | None:
+        """The run of another thread that `call` goes on with, if one is the likeliest. `perhaps_here`: it may be a new
+        lane of a run of this thread."""
         places = [(run, run.place(call, instant)) for run in dict.fromkeys(self._threads.elsewhere(thread))]
-        fitting = [(run, place) for run, place in places if isinstance(place, Fits) and place.is_sure]
-        sure = [(run, place) for run, place in fitting if (place.turn or 0.0) <= most]
+        sure = of_others(places, here, perhaps_here)
         going = [(run, place) for run, place in sure if place.steps or place.lane is not None]
-        found = surest([one for one in going if one[1].lane is not None] or going)
+        known = [one for one in going if one[1].lane is not None]
+        found = surest(known if known or perhaps_here else going)
         for run, place in sure if found is None else ():
             # Perhaps a lane of a run that hops over threads.
             if place.steps == 0 and place.lane is None and place.turn is not None and place.turn <= ROUNDING:
                 self._threads.share(thread, run)
+        for run, place in places if found is None else ():
+            if place.instead if isinstance(place, NewRun) else isinstance(place, Fits) and (run, place) not in sure:
+                run.doubt(NewRun(instead=True), instant.run)
         return found
 
     def _begin(self, place: NewRun, instant: Instant, thread: Thread) -> tuple[Trajectory, Instant]:
