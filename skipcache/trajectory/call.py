@@ -70,8 +70,12 @@ class Call:
         return tuple(map(Mark.of, self.conditioning))
 
     @cached_property
+    def sample_marks(self) -> tuple[Mark, ...]:
+        return tuple(map(Mark.of, self.samples))
+
+    @property
     def sample_mark(self) -> Mark:
-        return Mark.of(self.sample)
+        return self.sample_marks[0]
 
     @property
     def tensors(self) -> list[Tensor]:

@@ -20,33 +20,20 @@ Where a scheduler is known to draw noise, the sample is no evidence.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from skipcache.blocks import on_host
-from skipcache.trajectory.mark import IN_NUMPY, Mark
+from skipcache.trajectory.mark import Mark
+from skipcache.trajectory.span import Rows, Turn, rows_of, turn_of
 
-LEAST = 0.05  # a turn that any sampler may make
 STRICT = (0.01, 0.03)  # one that a sampler makes that draws no noise, in float32 and in 16 bits
-KNOWN = 0.3  # one at the second step of a scheduler that is known to draw no noise: pipelines may mask the sample
-ODD = 0.6  # what a sampler may turn that has turned less before
-GROWTH = 3.0
-RECENT = 4
-EXPLAINED = 0.2  # the part of the sample's square that must lie in the span where nothing is known of the sampler
 FEWEST = 32  # numbers of an image
-MANY = 8  # vectors of a span at most
 MOST_PAIRS = 64  # of images of two calls that are compared
-RIDGES = 1e-12 * np.eye(MANY)
-TINY = 1.2e-38  # the smallest number of float32
-
-Rows = Any  # (images, numbers): an array for a tensor on the host, else a tensor; both have the operators used here
 
 
 class Seen:
@@ -58,12 +45,12 @@ class Seen:
 
     def __init__(self, samples: Sequence[Tensor], before: Seen | None) -> None:
         self.shapes = [x.shape for x in samples]
-        self.rows = [_rows(x) for x in samples]
+        self.rows = [rows_of(x) for x in samples]
         self._channels: int | None = None  # of the sample, that the model answers for where these are not all
         self.outputs: list[list[Rows]] = []
         self.before = before
         self.beside: list[Seen] = []
-        self._asked: tuple[list[Mark], Turn] | None = None  # what was asked last: lanes of one step ask the same
+        self._asked: tuple[Sequence[Mark], Turn] | None = None  # what was asked last: lanes of one step ask the same
         if before is not None:
             before.before = None
 
@@ -78,7 +65,7 @@ class Seen:
 
     def is_of(self, samples: Sequence[Tensor]) -> bool:
         """The same sample; on a device this synchronises."""
-        return self.fits(samples) and all(_equal(mine, _rows(x)) for mine, x in zip(self.rows, samples))
+        return self.fits(samples) and all(_equal(mine, rows_of(x)) for mine, x in zip(self.rows, samples))
 
     def leads_to(self, samples: Sequence[Tensor], earlier: Sequence[Seen]) -> bool:
         """Another sample, which a sampler makes of this one, with those of the step before, without noise.
@@ -88,15 +75,17 @@ class Seen:
         if not (self.fits(samples) and self.tells):
             return False
         shapes, channels = [(*shape[:2], -1) for shape in self.shapes], self._channels
-        both = ((mine.reshape(shape), _rows(x).reshape(shape)) for mine, x, shape in zip(self.rows, samples, shapes))
+        both = ((mine.reshape(shape), rows_of(x).reshape(shape)) for mine, x, shape in zip(self.rows, samples, shapes))
         if all(_equal(mine[:, :channels], theirs[:, :channels]) for mine, theirs in both):
             return False
         more = [[v for seen in earlier if seen.fits(samples) for v in seen._span(i)] for i in range(len(samples))]
-        turns = [_turn(self._span(i) + more[i], _rows(x), STRICT[x.element_size() < 4]) for i, x in enumerate(samples)]
+        turns = [
+            turn_of(self._span(i) + more[i], rows_of(x), STRICT[x.element_size() < 4]) for i, x in enumerate(samples)
+        ]
         if any(turn.size > turn.least for turn in turns):
             return False
         # Not of those of the step before alone, as another lane's.
-        without = [_turn(span, _rows(x), 0.0).size if span else 1.0 for span, x in zip(more, samples)]
+        without = [turn_of(span, rows_of(x), 0.0).size if span else 1.0 for span, x in zip(more, samples)]
         return all(was > turn.least for turn, was in zip(turns, without))
 
     def join(self, other: Seen) -> None:
@@ -114,11 +103,15 @@ class Seen:
             self.outputs.append(fitting)
             self._channels = min(found[0].shape[1], self.shapes[0][1])
 
-    def turn(self, samples: Sequence[Tensor]) -> Turn:
-        """How far `samples`, which fit, have turned out of the span of what was seen here; the image that did most."""
-        if self._asked is None or not all(mark.same(x) or mark.equal(x) for mark, x in zip(self._asked[0], samples)):
-            turns = [_turn(self._span(i), _rows(x), STRICT[x.element_size() < 4]) for i, x in enumerate(samples)]
-            self._asked = [Mark.of(x) for x in samples], max(turns, key=lambda turn: turn.size)
+    def turn(self, samples: Sequence[Tensor], marks: Sequence[Mark] | None = None) -> Turn:
+        """How far `samples`, which fit, have turned out of the span of what was seen here; the image that did most.
+
+        `marks` are theirs.
+        """
+        marks = [Mark.of(x) for x in samples] if marks is None else marks
+        if self._asked is None or not all(was.same(now) or was.equal(now) for was, now in zip(self._asked[0], marks)):
+            turns = [turn_of(self._span(i), rows_of(x), STRICT[x.element_size() < 4]) for i, x in enumerate(samples)]
+            self._asked = marks, max(turns, key=lambda turn: turn.size)
         return self._asked[1]
 
     def _span(self, which: int) -> list[Rows]:
@@ -147,64 +140,12 @@ class Seen:
         return [_partners_of(x) for x in self.rows]
 
 
-class Turn:
-    """How far a sample has turned, from 0 to 1.
-
-    `most`: how far one may whose sampler is not known yet. `least`: what rounding and a first step without noise do.
-    """
-
-    def __init__(self, size: float, most: float, least: float) -> None:
-        self.size, self.most, self.least = size, most, least
-
-    def fits(self, history: Sequence[float], strict: bool = False, known: bool = False) -> bool:
-        """A sampler that turned its samples by `history` before may have made it.
-
-        Where there is no history: `strict` allows for nothing but rounding, `known` for a scheduler without noise.
-        """
-        if history:
-            return self.size <= min(max(self.most, LEAST), max(GROWTH * max(history[-RECENT:]), LEAST))
-        return self.size <= max(self.least, 0.0 if strict else min(self.most, KNOWN) if known else self.most)
-
-
-def _turn(span: list[Rows], x: Rows, least: float) -> Turn:
-    """Of each row, the part outside of the span; the largest."""
-    size = x.shape[1]
-    span = span[: max(1, min(MANY, size // 8))]
-    products = _products([x, *span])  # (images, 1 + vectors, 1 + vectors)
-    sizes = products.diagonal(axis1=1, axis2=2)
-    scales = 1 / np.sqrt(sizes + TINY)
-    cosines = products * scales[:, :, None] * scales[:, None, :]
-    along = cosines[:, 1:, :1]
-    explained = (along * np.linalg.solve(cosines[:, 1:, 1:] + RIDGES[: len(span), : len(span)], along)).sum((1, 2))
-    # A sample of zeros goes on from one of zeros; of what is not a number nothing is known.
-    parts = [1.0 if old <= TINY >= new else part for part, (new, old) in zip(explained.tolist(), sizes[:, :2].tolist())]
-    outside = 1 - min((part if part == part else 0.0 for part in parts), default=0.0)
-    outside = min(max(outside, 0.0), 1.0)
-    by_chance = (len(span) + 5 * math.sqrt(2 * len(span))) / max(size, 1)
-    return Turn(math.sqrt(outside), math.sqrt(max(0.0, 1 - max(EXPLAINED, by_chance))), least)
-
-
-def _products(vectors: list[Rows]) -> np.ndarray:
-    """Scalar products of all vectors of each image. On a device this is the one look at it."""
-    if isinstance(vectors[0], np.ndarray):
-        stacked = np.stack(vectors, 1).astype(np.float64)
-        return stacked @ stacked.transpose(0, 2, 1)
-    on_device = torch.stack(vectors, 1).double()
-    return np.array((on_device @ on_device.mT).tolist())
-
-
-def _rows(x: Tensor) -> Rows:
-    """A copy, (images, numbers), float32, as an array where it can be; a tensor without a batch is one image."""
-    images = x.shape[0] if x.ndim > 1 else 1
-    if type(x) in (Tensor, nn.Parameter) and on_host(x) and x.dtype in IN_NUMPY:
-        return np.array(x.numpy(force=True), np.float32).reshape(images, -1)
-    rows = x.detach().reshape(images, -1).to(torch.float32, copy=True)
-    return rows.numpy() if on_host(x) else rows
-
-
 def _partners_of(x: Rows) -> list[list[int]] | None:
     """Rows that hold the same image, which guidance mixes: lists of as many rows as there are, each another order."""
-    count, same = len(x), (x == x[:1]).all(1).tolist()
+    count = len(x)
+    if count < 2 or len(set(x[:, 0].tolist())) == count:
+        return None
+    same = (x == x[:1]).all(1).tolist()
     for parts in (p for p in (2, 3, 4) if count % p == 0 and sum(same) > 1):
         each = count // parts
         apart = [[(row + shift * each) % count for row in range(count)] for shift in range(1, parts)]
@@ -232,10 +173,10 @@ def _as_changes(e: Tensor, shape: torch.Size) -> list[Rows]:
         return []
     e = e.detach()[:, : shape[1]]
     if e.shape[1] == shape[1]:
-        return [_rows(e)]
+        return [rows_of(e)]
     whole = e.new_zeros(shape)
     whole[:, : e.shape[1]] = e
-    return [_rows(whole)]
+    return [rows_of(whole)]
 
 
 def _equal(a: Rows, b: Rows) -> bool:

@@ -18,7 +18,7 @@ from skipcache.predictors import Predictor, Total
 from skipcache.trajectory.call import Call
 from skipcache.trajectory.lanes import Found, Habits, Lane, Lanes
 from skipcache.trajectory.places import Fits, NewRun, OpenStep, Place, Repeat, Visit, view_of
-from skipcache.trajectory.sample import Turn
+from skipcache.trajectory.span import Turn
 from skipcache.trajectory.time import Direction, Instant, SchedulerRun, direction, same_run
 from skipcache.trajectory.turns import Turns, reads
 
@@ -182,7 +182,7 @@ class Trajectory:
             return None
         assert self.at is not None
         seen = self.lanes.seen_by(found.lane, (self.at.index, self.at.before))
-        turns = [x.turn(call.samples) for x in seen if x.tells and x.fits(call.samples)]
+        turns = [x.turn(call.samples, call.sample_marks) for x in seen if x.tells and x.fits(call.samples)]
         return min(turns, key=lambda turn: turn.size) if turns else None
 
     # Taking a call in

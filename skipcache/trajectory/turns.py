@@ -8,7 +8,7 @@ from skipcache.blocks import on_host
 from skipcache.trajectory.call import Call
 from skipcache.trajectory.lanes import Found
 from skipcache.trajectory.places import NewRun
-from skipcache.trajectory.sample import GROWTH, ODD, RECENT, Turn
+from skipcache.trajectory.span import GROWTH, ODD, RECENT, Turn
 from skipcache.trajectory.time import Instant, direction
 
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from skipcache.trajectory.sample import GROWTH, KNOWN, LEAST, RECENT, Seen, Turn
+from skipcache.trajectory.sample import Seen
+from skipcache.trajectory.span import GROWTH, KNOWN, LEAST, RECENT, Turn
 
 NEAR_ONE = 0.95  # 256 numbers, of which a few vectors explain a few hundredths at most
 SHAPE = (2, 4, 8, 8)

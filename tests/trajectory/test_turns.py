@@ -4,7 +4,7 @@ from diffusers import DDIMScheduler
 
 from skipcache.trajectory.call import CallReader
 from skipcache.trajectory.places import NewRun
-from skipcache.trajectory.sample import ODD, RECENT, Turn
+from skipcache.trajectory.span import ODD, RECENT, Turn
 from skipcache.trajectory.time import Instant, SchedulerRun
 from skipcache.trajectory.turns import Turns
 from tests.models.calls import NAMES, tensor

@@ -49,9 +49,10 @@ class Lane:
 
     def note(self, output: Any) -> None:
         """The model gave `output` for the last call, and the sampler goes on with it."""
+        found = list(tensors_of(output))
         if self.seen is not None:
-            self.seen.note(output)
-        answers = [x for x in tensors_of(output) if x.is_floating_point() and x.ndim > 1][len(self.samples) :]
+            self.seen.note(found)
+        answers = [x for x in found if x.is_floating_point() and x.ndim > 1][len(self.samples) :]
         before, self.others = self.others, {}
         for i, mark in enumerate(self.conditioning if answers else ()):
             answer = next((x for x in answers if isinstance(mark.value, Tensor) and x.shape == mark.value.shape), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from skipcache.trajectory.places import ROUNDING, Fits, NewRun, Place, Repeat
-from skipcache.trajectory.sample import GROWTH, LEAST
+from skipcache.trajectory.span import GROWTH, LEAST
 from skipcache.trajectory.time import Instant
 from skipcache.trajectory.trajectory import Trajectory
 
