@@ -101,8 +101,8 @@ class Trajectory:
                 return -1
             if last.position is None and not instant.counted:
                 last = last.after(None, read=True)
-            # A scheduler's step_index is None until its first step, so that a position then is one step on.
-            return 1 if last.position is None else max(-1, instant.position - last.position)
+            # A scheduler's step_index is None until its first step, which is the run's own first one.
+            return max(1, instant.position) if last.position is None else max(-1, instant.position - last.position)
         if last.mark.is_sure and last.mark.same(instant.mark):
             return 0
         if instant.timesteps == last.timesteps:

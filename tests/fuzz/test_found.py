@@ -45,6 +45,9 @@ FOUND = {
     "a noisy run that hops over threads": Program(
         (Run("ddpm", 3, guidance="apart"),), interval=2, threads=((1, 1, 0, 0),)
     ),
+    "a run that comes back to a thread when its scheduler counts, on a device": Program(
+        (Run(steps=3, guidance="apart", served=Served("DPM++")),), interval=2, on_device=True, threads=((0, 1, 1, 1),)
+    ),
     "a noisy run that comes back to a thread": Program(
         (Run(steps=2), Run("ddpm", seed=1, guidance="batched")), interval=2, threads=((0,), (0, 0, 1))
     ),
