@@ -29,6 +29,7 @@ COMMANDS: dict[str, Command] = {
         engines.OVERHEAD,
         evidence.DEFAULT,
         evidence.HALF,
+        evidence.PROMISES,
         *(module.COMMAND for module in (analyze, publish)),
     )
 }

@@ -1,4 +1,4 @@
-"""The options of `skipcache evidence`, `skipcache default`, `skipcache half` and `skipcache analyze`."""
+"""The options of `skipcache evidence`, `default`, `half`, `promises` and `analyze`."""
 
 from __future__ import annotations
 
@@ -72,6 +72,20 @@ class HalfSettings(Checked):
     seeds: tuple[int, ...] = shared.seeds((201,), "one run for each")
     threads: int | None = shared.threads()
     out: Path = shared.out("half-out")
+
+
+@dataclass(frozen=True)
+class PromisesSettings(Checked):
+    """How often the errors that a calibration promises are kept; `batch` are the samples that it is made on."""
+
+    models: tuple[str, ...] = shared.models("dit-digits", "pixart-shapes", "mmdit-emoji")
+    speedup: float = option(2.2, "what the calibration is to reach, in FLOPs")
+    batch: int = shared.batch(8, "samples to calibrate on")
+    checked: int = option(400, "other samples, on which the promise rests", least=20, most=100_000)
+    new: int = option(400, "samples on which it is to be kept", least=1, most=100_000)
+    guidance: float = shared.guidance()
+    threads: int | None = shared.threads()
+    out: Path = shared.out("promises-out")
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """`skipcache publish`: the docs' tables out of result files, between markers, so that no figure is copied by hand.
 
 `<!-- table: NAME -->` and `<!-- end -->` stand around each table in the files of `DOCS`; what is between them is
-written anew. The results of `skipcache peers` are kept as docs/results/peers-MODEL-SCHEDULER.json, and
-those of `skipcache engines` as benchmarks/results/DEVICE-PRESET.json. The results of `skipcache bench`, `evidence`,
-`default`, `half`, `analyze` and `overhead` are copied by hand, to docs/results/bench.json, evidence.json, default.json,
-half.json, stability.json and overhead.json; those of `skipcache bench` for another model than dit-digits to
-bench-MODEL.json.
+written anew. The results of `skipcache peers` are kept as docs/results/peers-MODEL-SCHEDULER.json, and those of
+`skipcache engines` as benchmarks/results/DEVICE-PRESET.json. The results of `skipcache bench`, `evidence`, `default`,
+`half`, `promises`, `analyze` and `overhead` are copied by hand, to docs/results/bench.json, evidence.json,
+default.json, half.json, promises.json, stability.json and overhead.json; those of `skipcache bench` for another model
+than dit-digits to bench-MODEL.json.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from skipcache.benchmarks.publish.studies import (
     default_full,
     half,
     overhead,
+    promises,
     stability,
 )
 from skipcache.benchmarks.show.json_file import read_json
@@ -105,6 +106,10 @@ def read_half(root: Path) -> list[Result]:
     return _read_study(root, "half")
 
 
+def read_promises(root: Path) -> list[Result]:
+    return _read_study(root, "promises")
+
+
 def read_overhead(root: Path) -> list[Result]:
     return _read_study(root, "overhead")
 
@@ -161,5 +166,6 @@ TABLES: dict[str, tuple[Callable[[Path], list[Result]], Callable[[Sequence[Resul
     "default-full": (read_default, default_full),
     "half": (read_half, half),
     "overhead": (read_overhead, overhead),
+    "promises": (read_promises, promises),
     "stability": (read_stability, stability),
 }

@@ -1,4 +1,4 @@
-"""The docs' tables of `skipcache bench`, `evidence`, `default`, `half` and `analyze`, out of their result files."""
+"""The docs' tables of `skipcache bench`, of its studies and of `skipcache overhead`, out of their result files."""
 
 from __future__ import annotations
 
@@ -187,6 +187,22 @@ def half(results: Sequence[Result]) -> str:
         ]
         tables += markdown(heads, lines)
     return tables or "\n"
+
+
+def promises(results: Sequence[Result]) -> str:
+    """By model: what was promised for the share of nine in ten, and how often each promise was kept."""
+    found = [one for result in results for one in result["models"]]
+    if not found:
+        return "\n"
+    levels = [promise["level"] for promise in found[0]["promises"]]
+    heads = ["", "ideal speedup", "bound at 90%", *(f"kept at {level:.0%}" for level in levels), "90%, other guidance"]
+    lines = []
+    for one in found:
+        usual = next(promise for promise in one["promises"] if promise["level"] == 0.9)
+        kept = [f"{promise['kept']:.1%}" for promise in one["promises"]]
+        about = [_sampled(one), f"{one['speedup']:.2f}", f"{usual['bound']:.4f}"]
+        lines.append([*about, *kept, f"{usual['kept_at_other_guidance']:.1%}"])
+    return markdown(heads, lines)
 
 
 def _sampled(cell: Row) -> str:

@@ -36,6 +36,8 @@ def calibrate(
     max_error: float | None = None,
     keep: Keep | str = "auto",
     correct: bool = True,
+    check: Callable[[], Any] | None = None,
+    level: float = 0.9,
     stack: Stack | None = None,
     progress: bool = True,
 ) -> Calibration:
@@ -48,9 +50,14 @@ def calibrate(
             several runs in a row, with as many steps each, count too.
         speedup: a goal: FLOPs of an uncached run over those of a cached one, at least. Give one of three goals.
         full_steps: a goal: the number of full steps.
-        max_error: a goal: how far the last state may be from the uncached run's, over its size, at most.
+        max_error: a goal: how far the last state may be from the uncached run's, over its size, at most. With `check`
+            it is what the share `level` of new samples stays below.
         keep: units run at each end on a cached step, one int or (head, tail); "auto" tries 0 and 1.
         correct: fit scalars that are added to the output. False leaves the output of full steps as it is.
+        check: samples as `run` does, with other seeds and prompts, and returns its samples: a tensor or a pipeline's
+            output. It is run uncached once, and once as calibrated (after each trial with `max_error`). Then
+            `found.bound(0.9)` promises an error. 100 samples or more, in as many calls as you like.
+        level: the share of new samples that `max_error` is for.
         stack: where the blocks are, for a model whose structure does not show it.
         progress: show a bar.
 
@@ -66,13 +73,16 @@ def calibrate(
         skipcache.accelerate(pipe, calibration=found)
     """
     goal = _read_goal({"speedup": speedup, "full_steps": full_steps, "max_error": max_error})
-    if isinstance(run, type) or not callable(run):
-        raise TypeError(f"run: expected a callable that samples, got {run!r}")
+    for name, given in {"run": run, "check": check}.items():
+        if isinstance(given, type) or not (callable(given) or (name == "check" and given is None)):
+            raise TypeError(f"{name}: expected a callable that samples, got {given!r}")
+    if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 < level < 1:
+        raise ValueError(f"level: expected a number between 0 and 1, got {level!r}")
     model = _plain_model(target, stack)
     engines = [HookEngine(model, *planned(model, ends, stack)) for ends in _keeps(model, keep, stack)]
     scheduler = getattr(target, "scheduler", None)
     with _bar(progress) as tick:
-        search = Search(Runs(model, engines, scheduler, run, tick), goal, correct)
+        search = Search(Runs(model, engines, scheduler, run, tick), goal, correct, check, level)
         found = search.found()
     if found is None:
         raise ValueError(

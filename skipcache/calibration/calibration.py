@@ -11,11 +11,12 @@ from types import MappingProxyType
 from torch import nn
 
 from skipcache.blocks import class_name
+from skipcache.calibration.check import quantile
 from skipcache.policies import Placed
 from skipcache.predictors import Damped, Forecast
 from skipcache.runtime import Corrections
 
-FORMAT = 2  # of the files; 1 had no number, and `damped` in the place of `predictor`
+FORMAT = 3  # of the files; 2 had no `errors`, and 1 no number, and `damped` in the place of `predictor`
 PREDICTORS = MappingProxyType({"forecast": Forecast(1), "damped": Damped()})  # by their names in files
 NAMES = MappingProxyType({predictor: name for name, predictor in PREDICTORS.items()})
 
@@ -37,6 +38,8 @@ class Calibration:
         corrections: by step, the slopes of the forecast and the scalars that are added to the output; None where they
             did not help.
         predictor: `Forecast(1)` or `Damped()`.
+        errors: how far each sample of `check` strayed, its difference over the uncached one, the least first; empty
+            where nothing was checked.
 
     Example:
         found.save("dit-50-steps.json")
@@ -54,11 +57,12 @@ class Calibration:
     guidance: float | None = None
     corrections: Corrections | None = None
     predictor: Forecast | Damped = field(default_factory=Forecast)
+    errors: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        numbers = (*self.timesteps, self.error, self.speedup)
+        numbers = (*self.timesteps, self.error, self.speedup, *self.errors)
         if not all(isinstance(x, (int, float)) and math.isfinite(x) for x in numbers):
-            raise ValueError(f"Calibration: expected finite numbers for timesteps, error and speedup, got {numbers}")
+            raise ValueError(f"Calibration: expected finite numbers for timesteps, speedup and errors, got {numbers}")
         if self.predictor not in PREDICTORS.values():
             raise ValueError(f"Calibration: expected Forecast(1) or Damped() as predictor, got {self.predictor!r}")
         if self.predictor == Damped() and self.corrections is not None and self.corrections.slopes:
@@ -67,6 +71,21 @@ class Calibration:
     @property
     def policy(self) -> Placed:
         return Placed(self.full_steps, self.timesteps, self.scheduler)
+
+    def bound(self, level: float = 0.9) -> float:
+        """What the error of a new sample, like those of `check`, stays below with probability `level`.
+
+        It rests on the checked samples alone. Of few of them the share that stays below is itself in doubt: by about
+        sqrt(level * (1 - level) / n), 0.03 for 100 samples at 0.9. Raises ValueError where nothing was checked, or too
+        few.
+        """
+        return quantile(self.errors, level)
+
+    def interval(self, level: float = 0.9) -> tuple[float, float]:
+        """Between what the error of a new sample lies with probability `level`, as many below as above. See `bound`."""
+        above = (1 - level) / 2
+        low = [-x for x in self.errors]
+        return -quantile(low, 1 - above), quantile(self.errors, 1 - above)
 
     def save(self, path: str | Path) -> Path:
         """Write a JSON file; returns its path. `load` reads it."""
@@ -92,7 +111,7 @@ class Calibration:
             if written == 1:
                 facts["predictor"] = "damped" if facts.pop("damped", False) else "forecast"
             facts["predictor"] = PREDICTORS[facts["predictor"]]
-            facts |= {name: tuple(facts[name]) for name in ("keep", "timesteps", "full_steps")}
+            facts |= {name: tuple(facts.get(name, ())) for name in ("keep", "timesteps", "full_steps", "errors")}
             if facts["corrections"] is not None:
                 scalars, slopes = facts["corrections"]["scalars"], facts["corrections"]["slopes"]
                 facts["corrections"] = Corrections(tuple(map(tuple, scalars)), tuple(slopes))

@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from skipcache.calibration.check import strayed
 from skipcache.calibration.errors import Measure
 from skipcache.calibration.runner import attached
 from skipcache.calibration.step_maps import StepMaps
 from skipcache.calibration.trial import Trial
-from skipcache.calibration.watcher import PREDICTOR, watch
+from skipcache.calibration.watcher import PREDICTOR, Watcher, watch
 from skipcache.engines.hooks import HookEngine
 from skipcache.policies import Placed
 from skipcache.predictors import Damped, Forecast
@@ -56,6 +57,7 @@ class Runs:
         self._processes = processes_of(model)
         self.costs: list[Cost] = []
         self._maps: StepMaps | None = None
+        self._unchecked: Watcher | None = None  # the uncached run of other samples
 
     def sample_uncached(self, longest: Longest) -> None:
         """Errors are measured on this run, the others are compared with it.
@@ -101,6 +103,27 @@ class Runs:
         with attached(engine):
             watch(trial, self._run).check_repeats(self.uncached)
         return trial
+
+    def checked(
+        self,
+        engine: HookEngine,
+        full_steps: tuple[int, ...],
+        corrections: Corrections | None,
+        predictor: Forecast | Damped,
+        check: Callable[[], Any],
+    ) -> tuple[float, ...]:
+        """How far each sample of `check` strays when it is cached so, the least first."""
+        self._tick("checking on other samples")
+        if self._unchecked is None:
+            self._unchecked = Watcher(self.model, engine.stack, self.scheduler)
+            self._unchecked.notes = False
+            watch(self._unchecked, check)
+        policy = Placed(full_steps, self.uncached.timesteps())
+        trial = Trial(self.model, engine, self.scheduler, policy, None, corrections, predictor)
+        trial.notes = False
+        with attached(engine):
+            watch(trial, check).check_repeats(self._unchecked)
+        return self.alike(tuple(sorted(strayed(trial.result, self._unchecked.result))))
 
     def maps(self, engine: HookEngine) -> StepMaps:
         """What the sampler does; learned once, from a run with cached steps from the first one on."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from skipcache.blocks import class_name
 from skipcache.calibration.calibration import Calibration
+from skipcache.calibration.check import quantile
 from skipcache.calibration.placement import place
 from skipcache.calibration.runs import Cost, Runs
 from skipcache.calibration.trial import Trial
@@ -55,10 +58,16 @@ class Tried:
 
 
 class Search:
-    """The choices of one calibration. `correct`: corrections are fitted, where the output can be corrected."""
+    """The choices of one calibration. `correct`: corrections are fitted, where the output can be corrected.
 
-    def __init__(self, runs: Runs, goal: Goal, correct: bool) -> None:
+    `check` samples what nothing was fitted on; an error that is asked for is then that of these, at `level`.
+    """
+
+    def __init__(
+        self, runs: Runs, goal: Goal, correct: bool, check: Callable[[], Any] | None = None, level: float = 0.9
+    ) -> None:
         self.runs, self.goal, self.correct = runs, goal, correct
+        self.check, self.level = check, level
         self._placed: dict[int, tuple[int, ...]] | None = None
         self._way: str | None = None  # to place full steps, the one that did best
 
@@ -125,7 +134,8 @@ class Search:
         while low <= high:
             middle = (low + high) // 2
             tried = self._settled(self._nearest(engine, middle))
-            if tried.error <= most:
+            errors = self._checked(tried)
+            if (quantile(errors, self.level) if errors else tried.error) <= most:
                 found, high = tried, middle - 1
             else:
                 low = middle + 1
@@ -157,6 +167,11 @@ class Search:
         bare = self._bare(engine, full_steps)
         return bare if bare.error <= tried.error else tried
 
+    def _checked(self, tried: Tried) -> tuple[float, ...]:
+        if self.check is None:
+            return ()
+        return self.runs.checked(tried.engine, tried.full_steps, tried.corrections, tried.predictor, self.check)
+
     def _calibration(self, tried: Tried, cost: Cost) -> Calibration:
         runs, plan = self.runs, tried.engine.plan
         found = Calibration(
@@ -171,5 +186,6 @@ class Search:
             guidance=runs.maps(tried.engine).guidance,
             corrections=tried.corrections,
             predictor=tried.predictor,
+            errors=self._checked(tried),
         )
         return runs.alike(found)

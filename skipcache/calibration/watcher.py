@@ -32,12 +32,16 @@ SeenAt = dict[int, Seen]  # by lane, in the order in which lanes were first call
 
 
 class Watcher(Override):
-    """Stands in for the model's forward while `run` samples; tells runs, steps and lanes apart, and notes x and e."""
+    """Stands in for the model's forward while `run` samples; tells runs, steps and lanes apart, and notes x and e.
+
+    notes: samples and outputs are noted, which takes memory.
+    """
 
     def __init__(
         self, model: nn.Module, stack: Stack, scheduler: Any, predictor: Any = PREDICTOR, policy: Any = UNCACHED
     ) -> None:
         super().__init__(model)
+        self.notes, self.result = True, None  # type: bool, Any
         self.stack, self.scheduler = stack, scheduler
         self.reader = CallReader(tuple(argument_names(model)), stack.sample, stack.timestep, model)
         self.trajectories = Runs(policy, predictor)
@@ -81,6 +85,8 @@ class Watcher(Override):
         return call.run(self.plain)
 
     def note(self, call: Call, lane: int, output: Any) -> None:
+        if not self.notes:
+            return
         e = main_output(output, call)
         self.correctable = self.correctable and correctable(output, call)
         if e is not None:
@@ -117,10 +123,11 @@ W = TypeVar("W", bound=Watcher)
 
 
 def watch(watcher: W, run: Callable[[], Any]) -> W:
+    """`watcher`, after `run`; what that returns is its `result`."""
     watcher.put_on()
     try:
         with torch.no_grad():
-            run()
+            watcher.result = run()
     finally:
         watcher.take_off()
     return watcher

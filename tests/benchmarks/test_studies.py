@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from matplotlib.image import imread
 
 from skipcache.benchmarks.cli.main import main
@@ -39,6 +40,18 @@ def test_half_compares_the_default_with_a_forecast_in_float32(capsys, tmp_path):
     (cell,) = json.loads((tmp_path / "half.json").read_text())["cells"]
     assert cell["wide"] != cell["psnr"] and cell["full_steps"] == 8
     assert min(*cell["wide"], *cell["psnr"], *cell["precision"], *cell["float32"]) > 15
+
+
+@pytest.mark.thorough
+def test_promises_are_counted_on_samples_that_no_calibration_saw(capsys, tmp_path):
+    short = ["--model", "mmdit-emoji", "--batch", "2", "--checked", "20", "--new", "8", "--threads", "1"]
+    assert main(["promises", *short, "--out", str(tmp_path)]) == 0
+    assert "mmdit-emoji, euler 28" in capsys.readouterr().out
+    (found,) = json.loads((tmp_path / "promises.json").read_text())["models"]
+    levels, bounds = ([promise[name] for promise in found["promises"]] for name in ("level", "bound"))
+    assert levels == [0.8, 0.9, 0.95] and bounds == sorted(bounds) and bounds[0] > 0
+    assert all(0 <= promise[name] <= 1 for promise in found["promises"] for name in ("kept", "kept_at_other_guidance"))
+    assert found["speedup"] >= 2.2 and 0 < found["expected"] < bounds[-1] * 2
 
 
 def test_analyze_draws_heatmaps(capsys, tmp_path):
