@@ -8,7 +8,7 @@ from skipcache.blocks import on_host
 from skipcache.trajectory.call import Call
 from skipcache.trajectory.lanes import Found
 from skipcache.trajectory.places import NewRun
-from skipcache.trajectory.span import GROWTH, ODD, RECENT, Turn
+from skipcache.trajectory.span import ODD, RECENT, Turn
 from skipcache.trajectory.time import Instant, direction
 
 
@@ -39,8 +39,7 @@ class Turns:
         if moved:
             return turn.size <= turn.least
         if run is not None and not run.is_linear:
-            history = self.of(call)  # it may clip, or draw noise, but neither out of the blue
-            return turn.fits([], self.strict) and (not history or turn.size <= max(ODD, GROWTH * max(history)))
+            return turn.fits([], self.strict)  # it may clip, or draw noise, and out of the blue
         calm = run is not None or direction(last.timesteps, instant.timesteps) == 1
         return turn.fits(self.of(call), self.strict, calm)
 

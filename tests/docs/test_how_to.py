@@ -174,6 +174,17 @@ def test_the_calibration(pipe, tmp_path, monkeypatch):
     assert skipcache.Calibration.load(tmp_path / "dit-50-steps.json").depth == 6
 
 
+def test_a_promised_error(pipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"pipe": pipe, "skipcache": skipcache, "torch": torch}
+    exec(readme("`calibrate`"), names)
+    skipcache.restore(pipe)
+    code = readme("`calibrate`", 1)
+    assert "range(100, 110)" in code and "max_error=0.05" in code
+    exec(code.replace("range(100, 110)", "range(100, 102)").replace("max_error=0.05", "speedup=1.5"), names)
+    assert len(names["found"].errors) == 20
+
+
 def test_training_of_branches(pipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = readme("Skip branches", 1)
