@@ -115,7 +115,7 @@ class TinyPipeline(DiTPipeline):
     """A real pipeline of tiny parts."""
 
     def __call__(self, class_labels, **kwargs):
-        return super().__call__(class_labels, num_inference_steps=30, output_type="pt", **kwargs)
+        return super().__call__(class_labels, **{"num_inference_steps": 30, "output_type": "pt", **kwargs})
 
 
 @pytest.fixture
