@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -57,6 +59,7 @@ class StepRunner:
         self.refused, self.noted = refused, noted
         self.processes: Processes | None = None  # that hold the model together
         self._elsewhere: Recent[str] = Recent(MAX_ELSEWHERE)
+        self._proving = threading.RLock()  # a trial puts back what it finds changed, by another thread's trial too
 
     def run(
         self,
@@ -89,12 +92,13 @@ class StepRunner:
                 if snapshot is not None:
                     # The model has run already for an engine that found only then that it cannot serve.
                     snapshot.put_back()
-                served = engine.serves(call)
-                known = engine is engines[-1] or served
-                snapshot = None if known else Snapshot(call.sample.device, self.model)
-                engine.attach()
-                result = engine.full(forward, call)
-                result = result if served else self._proved_by_all(result, engine, call)
+                with nullcontext() if engine.serves(call) else self._proving:
+                    served = engine.serves(call)  # another thread may have proved it meanwhile
+                    known = engine is engines[-1] or served
+                    snapshot = None if known else Snapshot(call.sample.device, self.model)
+                    engine.attach()
+                    result = engine.full(forward, call)
+                    result = result if served else self._proved_by_all(result, engine, call)
                 if result.features is not None:
                     return replace(result, engine=engine.name)
                 if self._refusal(engine, call) is None:

@@ -170,3 +170,12 @@ def test_copies_read_their_own_model():
     holder.state = ModelState(holder.model)
     for twin in (copy.deepcopy(holder), pickle.loads(pickle.dumps(holder))):
         assert twin.state._model is twin.model
+
+
+def test_another_thread_finds_no_half_of_a_value():
+    """Nothing is said to be known before its value is there."""
+    state, known = ModelState(net()), []
+    number = state._numbers.of
+    state._numbers.of = lambda x: (known.append(state._seen), number(x))[1]
+    assert state.read() is not None
+    assert known and set(known) == {None}
