@@ -34,6 +34,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 TEXT_WIDTHS = ("caption_channels", "text_embed_dim", "text_dim", "joint_attention_dim", "cross_attention_dim")
 TEXT_TOKENS = 120
+MOST_LAYERS = 1000  # each is built, if without weights
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,9 @@ def _on_meta(cls: Any, config: dict[str, Any]) -> nn.Module:
     unknown = {key for key in config if not key.startswith("_")} - set(inspect.signature(cls).parameters)
     if unknown:
         raise ValueError(f"{cls.__name__} has no setting {', '.join(sorted(unknown))}; see its documentation")
+    for key, value in config.items():
+        if "layers" in key and type(value) is int and value > MOST_LAYERS:
+            raise ValueError(f"{key}: expected at most {MOST_LAYERS}, got {value}; give fewer with --config {key}=...")
     try:
         with torch.device("meta"):
             model: nn.Module = cls.from_config(config)

@@ -6,6 +6,8 @@ A pass with layers skipped (skip-layer guidance), with a LoRA switched off or wi
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Hashable
 from itertools import chain
 from operator import attrgetter, is_
@@ -35,6 +37,8 @@ class ModelState:
         self._seen: tuple[Any, ...] | None = None
         self._tags: int | None = None
         self._registered = -1  # how many hooks had been, when they were last looked for
+        self._numbers = Numbers()
+        self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ModelState, (self._model,)
@@ -42,7 +46,8 @@ class ModelState:
     def read(self) -> Hashable:
         """The state now. As long as nothing has changed this compares what is there with what was there."""
         if self._seen is None or not self._is_unchanged():
-            self._index()
+            with self._lock:
+                self._index()
         return self._value
 
     def _is_unchanged(self) -> bool:
@@ -101,15 +106,43 @@ class ModelState:
         adapters = tuple(map(_shown, self._adapters))
         parameters = _parameters_in(held)
         hooks = self._hook_keys()
-        self._seen = (held, parameters, _writes(parameters), self._sizes(), hooks, forwards, adapters)
+        seen = (held, parameters, _writes(parameters), self._sizes(), hooks, forwards, adapters)
+        number, foreign = self._numbers.of, ((m, _foreign(f, m)) for m, f in forwards)
         value = (
-            tuple(id(x) for x in here),
+            tuple(map(number, here)),
             _writes(_parameters_in(here)),
-            tuple((id(m), id(f)) for m, f in ((m, _foreign(f, m)) for m, f in forwards) if f is not None),
+            tuple((number(m), number(f)) for m, f in foreign if f is not None),
             hooks,
             adapters,
         )
         self._value = self._value if value == self._value else value  # the same object as long as it is equal
+        self._seen = seen  # the last, since another thread may ask for the value as soon as it is there
+
+
+class Numbers:
+    """A number for each object. An `id` is given again once its object is gone, and these are not.
+
+    For one thread at a time.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[Any], int]] = {}
+        self._count = 0
+
+    def of(self, x: Any) -> int:
+        """0 for None; the id of what has no weak references."""
+        if x is None:
+            return 0
+        key, known = id(x), self._known
+        found = known.get(key)
+        if found is None or found[0]() is not x:
+            try:
+                gone = weakref.ref(x, lambda _: known.pop(key, None))
+            except TypeError:
+                return key
+            self._count += 1
+            found = known[key] = gone, self._count
+        return found[1]
 
 
 def _tags(dicts: list[dict[str, Any]]) -> int | None:

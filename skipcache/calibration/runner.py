@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from skipcache.engines import Engine, Order
 from skipcache.engines.hooks import HookEngine
@@ -15,7 +15,7 @@ from skipcache.trajectory import processes_of
 def runner_of(engine: HookEngine, predictor: Any) -> StepRunner:
     """Raises ValueError, on the first step, for a model that cannot be cached."""
 
-    def refused(engine: Engine, reason: str, last: bool = True) -> None:
+    def refused(engine: Engine, reason: str, last: bool = True) -> NoReturn:
         raise ValueError(f"{type(model).__name__} cannot be cached: {reason}")
 
     model = engine.model

@@ -1,4 +1,4 @@
-from skipcache.policies.base import NEAR, Policy, Step, check_count, mismatch_of, note_of, reads_drift
+from skipcache.policies.base import NEAR, Policy, Step, check_count, mismatch_of, note_of, reads_drift, reads_time
 from skipcache.policies.interval import Interval
 from skipcache.policies.placed import Placed
 from skipcache.policies.schedule import Schedule
@@ -18,4 +18,5 @@ __all__ = [
     "mismatch_of",
     "note_of",
     "reads_drift",
+    "reads_time",
 ]

@@ -72,6 +72,11 @@ class Policy(Protocol):
         """True: all blocks run. The first step of a trajectory or lane is full whatever the answer is."""
 
 
+def reads_time(policy: Policy) -> bool:
+    """It has bounds in the units of one model's timesteps."""
+    return any(getattr(policy, name, None) is not None for name in ("start", "stop"))
+
+
 def reads_drift(policy: Policy) -> bool:
     """H must be handed out on every step."""
     return bool(getattr(policy, "reads_drift", False))

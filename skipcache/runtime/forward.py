@@ -11,27 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from skipcache.blocks import MARK, REPLICATE, ModelState, Override
+from skipcache.blocks import MARK, REPLICATE, ModelState, Override, override_of
 from skipcache.engines import Engine, Order, StepResult
-from skipcache.engines.fx import FxEngine, Graphs
+from skipcache.engines.fx import Graphs
 from skipcache.engines.graphs import graphs_of
-from skipcache.engines.hooks import HookEngine
 from skipcache.policies import mismatch_of, reads_drift
 from skipcache.runtime.corrections import Corrections
 from skipcache.runtime.ledger import Ledger
 from skipcache.runtime.pipelines import Pipelines
-from skipcache.runtime.plain import (
-    BEGINNINGS,
-    COMPILED,
-    REPEATED,
-    UNSEEN,
-    TrainingMode,
-    no_replicas,
-    unnoticed,
-    why_plain,
-)
+from skipcache.runtime.plain import BEGINNINGS, COMPILED, UNSEEN, TrainingMode, no_replicas, unnoticed, why_plain
 from skipcache.runtime.report import Report
-from skipcache.runtime.settings import Settings
+from skipcache.runtime.settings import Settings, make_engines, of_inner
 from skipcache.runtime.step import StepRunner
 from skipcache.stack import argument_names
 from skipcache.trajectory import MAX_RUNS, Call, CallReader, NamedLanes, Repeat, Runs, Sharing, Visit, said_of
@@ -39,32 +29,26 @@ from skipcache.trajectory import MAX_RUNS, Call, CallReader, NamedLanes, Repeat,
 LOST_BEFORE_WARNING = 3  # steps that the policy would have cached
 
 
-def make_engines(model: nn.Module, settings: Settings) -> list[Engine]:
-    """The quickest to begin first: see `Order`."""
-    stack, plan = settings.stack, settings.plan
-    idle_head = not (settings.predictor.residual or reads_drift(settings.policy))
-    engines: list[Engine] = []
-    if settings.engine in ("auto", "hooks"):
-        engines.append(HookEngine(model, stack, plan, idle_head))
-    if settings.engine in ("auto", "fx"):
-        engines.append(FxEngine(model, stack, plan, settings.compile))
-    return engines
-
-
 class CachedForward(Override):
-    """Stands in for the denoiser's `forward`. A copy of the model has one of its own, with an empty cache."""
+    """Stands in for the denoiser's `forward`. A copy of the model has one of its own, with an empty cache.
 
-    def __init__(self, model: nn.Module, settings: Settings) -> None:
+    `asked`: the settings of the model around this one, in whose place it was accelerated; else its own.
+    """
+
+    def __init__(
+        self, model: nn.Module, settings: Settings, asked: Settings | None = None, pipelines: Pipelines | None = None
+    ) -> None:
         super().__init__(model)
-        self.settings = settings
+        self.settings, self.asked = settings, asked or settings
+        self.instead: CachedForward | None = None
         self.engines = make_engines(model, settings)
         self.reader = CallReader(tuple(argument_names(model)), settings.stack.sample, settings.stack.timestep, model)
         self.lane_names = NamedLanes(model)
-        self.pipelines = Pipelines()
+        self.pipelines = pipelines or Pipelines()
         self.reset()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("module", "previous", "on", "settings", "engines", "reader", "lane_names")
+        kept = ("module", "previous", "on", "settings", "asked", "instead", "engines", "reader", "lane_names")
         return {"expected": self.pipelines.expected, **{name: self.__dict__[name] for name in kept}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -100,6 +84,8 @@ class CachedForward(Override):
         for engine in self.engines:
             engine.close()
         self.runs, self.state = self._no_runs(), ModelState(self.module)
+        if self.instead is not None:
+            self.instead.take_off()
 
     def reset(self) -> None:
         """Empty caches and counters on all threads: whatever comes next begins a trajectory."""
@@ -107,7 +93,7 @@ class CachedForward(Override):
         self.state, self.training = ModelState(self.module), TrainingMode(self.module)
         self.ledger = Ledger(self.module, self.engines, len(self.settings.stack.blocks))
         here = weakref.proxy(self)  # nothing of it refers to itself, so that it goes as soon as it is taken off
-        refused, say = (lambda *why: here._refused(*why)), (lambda reason: here._say(reason))
+        refused, say = (lambda *why: bool(here._refused(*why))), (lambda reason: here._say(reason))
         order = Order(self.engines, at_once=self.settings.compile is not False)
         self.runner = StepRunner(self.module, order, self.settings.predictor, refused, say)
         self.sharing = Sharing(self.module, self.settings.agree, getattr(self.settings.policy, "agree", False))
@@ -158,7 +144,6 @@ class CachedForward(Override):
         return result.output
 
     def _repeat(self, call: Call, repeat: Repeat, name: str | None) -> Any:
-        self.ledger.because(REPEATED)
         self.ledger.repeat(call, name)
         output = self.plain(*call.args, **call.kwargs)
         repeat.note(output)
@@ -184,13 +169,29 @@ class CachedForward(Override):
         self.ledger.because(f"calibration: {mismatch}; full steps are placed by timestep{dropped}")
         return None
 
-    def _refused(self, engine: Engine, reason: str, last: bool) -> None:
+    def _refused(self, engine: Engine, reason: str, last: bool) -> bool:
+        """True where the denoiser inside of this one is accelerated in its place."""
+        if self._hand_over(reason):
+            return True
         if self.settings.engine == "fx":
             raise RuntimeError(f"engine='fx' cannot serve {type(self.module).__name__}: {reason}; use engine='auto'")
         if last:
             self._say(reason)
         else:
             self.ledger.because(f"{engine.name}: {reason}")
+        return False
+
+    def _hand_over(self, reason: str) -> bool:
+        """A model may run a denoiser twice in one call (guidance). Then that one is accelerated in its place."""
+        used = self.ledger.all.blocks_saved or not self.on
+        inner, settings = (None if used else of_inner(self.module, self.settings)) or (None, None)
+        if inner is None or settings is None or override_of(inner, CachedForward) is not None:
+            return False
+        self.take_off()
+        self.instead = CachedForward(inner, settings, self.settings, self.pipelines)
+        self.instead.put_on()
+        self.instead.ledger.because(f"{type(inner).__name__} is accelerated in place of the model around it: {reason}")
+        return True
 
     def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any], caches: bool) -> Call | None:
         """The call, or None where it must run as if nothing were there. `caches`: the policy of its run does."""

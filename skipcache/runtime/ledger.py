@@ -12,6 +12,7 @@ from skipcache.engines import Engine, Recent, StepResult
 from skipcache.policies import note_of
 from skipcache.runtime.counters import Counters
 from skipcache.runtime.flops import Costs, speedup_of
+from skipcache.runtime.plain import REPEATED
 from skipcache.runtime.report import Report
 from skipcache.trajectory import MAX_NAMED, Call, Visit, blank_call, bytes_of
 
@@ -36,6 +37,7 @@ class Ledger:
 
     def repeat(self, call: Call, name: str | None) -> None:
         """A call ran plain, beside another one of its step."""
+        self.because(REPEATED)
         for counters in self._of(name):
             counters.repeat(call.signature, self.depth)
 

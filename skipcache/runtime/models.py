@@ -12,13 +12,15 @@ from skipcache.stack import modules_in
 
 def forward_for(model: Any, settings: Settings, name: str) -> CachedForward:
     """The model's forward under `settings`; one that is there already must have equal ones."""
-    found = override_of(model, CachedForward)
+    held = (inner.__dict__.get(MARK) for inner in model.modules())
+    instead = next((forward for forward in held if forward is not None and forward.asked.stack == settings.stack), None)
+    found = override_of(model, CachedForward) or instead
     if found is None:
         return CachedForward(model, settings)
-    if found.settings != settings:
+    if found.asked != settings:
         where = f" ({name})" if name else ""
         raise ValueError(
-            f"{type(model).__name__}{where} is accelerated with other settings, {found.settings}; "
+            f"{type(model).__name__}{where} is accelerated with other settings, {found.asked}; "
             f"call skipcache.restore first, or accelerate with equal settings"
         )
     return found

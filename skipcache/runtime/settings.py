@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from skipcache.branches import branches_of, planned, stack_of
-from skipcache.engines.fx import Options
-from skipcache.policies import Interval, Policy, Spread, check_count
+from skipcache.engines import Engine
+from skipcache.engines.fx import FxEngine, Options
+from skipcache.engines.hooks import HookEngine
+from skipcache.policies import Interval, Policy, Spread, check_count, reads_drift, reads_time
 from skipcache.predictors import Damped, Hold, Predictor
 from skipcache.runtime.corrections import Corrections
 from skipcache.runtime.plain import TRAINING
-from skipcache.stack import Keep, Plan, Stack
+from skipcache.stack import Keep, Plan, Stack, inner_denoiser
 from skipcache.trajectory import Agree
 
 ENGINES = ("auto", "fx", "hooks")
@@ -32,6 +34,29 @@ class Settings:
     training: str = "plain"
     cache_limit: int | None = None
     agree: Agree = False
+
+
+def make_engines(model: nn.Module, settings: Settings) -> list[Engine]:
+    """The quickest to begin first: see `Order`."""
+    stack, plan = settings.stack, settings.plan
+    idle_head = not (settings.predictor.residual or reads_drift(settings.policy))
+    engines: list[Engine] = []
+    if settings.engine in ("auto", "hooks"):
+        engines.append(HookEngine(model, stack, plan, idle_head))
+    if settings.engine in ("auto", "fx"):
+        engines.append(FxEngine(model, stack, plan, settings.compile))
+    return engines
+
+
+def of_inner(model: nn.Module, settings: Settings) -> tuple[nn.Module, Settings] | None:
+    """The denoiser inside of `model` and the settings for it; None where there is none.
+
+    None, too, where corrections or a window of timesteps were meant for `model` itself.
+    """
+    if settings.corrections is not None or reads_time(settings.policy):
+        return None
+    inner, stack = inner_denoiser(model, settings.stack) or (None, None)
+    return None if inner is None or stack is None else (inner, replace(settings, stack=stack))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -41,7 +43,7 @@ class StepRunner:
     Args:
         order: of the engines.
         refused: called with an engine that cannot serve a call, the reason, and whether no other is left. What it
-            raises ends the step.
+            raises ends the step. True: the model is to run once more, since something else serves it now.
         noted: called with a reason that no engine can serve after all.
     """
 
@@ -50,13 +52,14 @@ class StepRunner:
         model: nn.Module,
         order: Order,
         predictor: Predictor,
-        refused: Callable[[Engine, str, bool], None],
+        refused: Callable[[Engine, str, bool], bool],
         noted: Callable[[str], None],
     ) -> None:
         self.model, self.order, self.predictor = model, order, predictor
         self.refused, self.noted = refused, noted
         self.processes: Processes | None = None  # that hold the model together
         self._elsewhere: Recent[str] = Recent(MAX_ELSEWHERE)
+        self._proving = threading.RLock()  # a trial puts back what it finds changed, by another thread's trial too
 
     def run(
         self,
@@ -89,21 +92,24 @@ class StepRunner:
                 if snapshot is not None:
                     # The model has run already for an engine that found only then that it cannot serve.
                     snapshot.put_back()
-                served = engine.serves(call)
-                known = engine is engines[-1] or served
-                snapshot = None if known else Snapshot(call.sample.device, self.model)
-                engine.attach()
-                result = engine.full(forward, call)
-                result = result if served else self._proved_by_all(result, engine, call)
+                with nullcontext() if engine.serves(call) else self._proving:
+                    served = engine.serves(call)  # another thread may have proved it meanwhile
+                    snapshot = None if served else Snapshot(call.sample.device, self.model)
+                    engine.attach()
+                    result = engine.full(forward, call)
+                    result = result if served else self._proved_by_all(result, engine, call)
                 if result.features is not None:
                     return replace(result, engine=engine.name)
                 if self._refusal(engine, call) is None:
                     self.noted(result.reason or IDLE)
                     return result
-            self.refused(engine, self._refusal(engine, call) or "", engine is engines[-1])
             if result is not None and versions(call) != before:
                 self.noted(WRITES)
                 break
+            if self.refused(engine, self._refusal(engine, call) or "", engine is engines[-1]):
+                if snapshot is not None:
+                    snapshot.put_back()
+                return StepResult(call.run(forward), depth_of(engines))
         if result is not None:
             return replace(result, features=None)
         return StepResult(call.run(forward), depth_of(engines))

@@ -1,5 +1,5 @@
 from skipcache.stack.arguments import argument_names
-from skipcache.stack.denoisers import find_denoisers, modules_in, other_cache, unwrap
+from skipcache.stack.denoisers import find_denoisers, inner_denoiser, modules_in, other_cache, unwrap
 from skipcache.stack.discovery import TIMESTEP_NAMES, find_stack, one_per_block
 from skipcache.stack.plan import Keep, Plan, deep_blocks, make_plan
 from skipcache.stack.stack import Stack, check_stack
@@ -14,6 +14,7 @@ __all__ = [
     "deep_blocks",
     "find_denoisers",
     "find_stack",
+    "inner_denoiser",
     "make_plan",
     "modules_in",
     "one_per_block",

@@ -9,6 +9,7 @@ from torch import nn
 
 from skipcache.stack.arguments import argument_names
 from skipcache.stack.discovery import TIMESTEP_NAMES, find_stack
+from skipcache.stack.stack import Stack
 
 BESIDE = "controlnet"  # such a component has blocks and a timestep, and hands out what each of its blocks returns
 _CACHES = (  # what each sets on the model or its class, and what to say
@@ -70,6 +71,20 @@ def unwrap(module: nn.Module) -> nn.Module:
     if cache is not None:
         raise ValueError(f"{name}: {cache} first")
     return module
+
+
+def inner_denoiser(model: nn.Module, stack: Stack) -> tuple[nn.Module, Stack] | None:
+    """The outermost module within `model` that has the same blocks and is a denoiser by itself, and its stack."""
+    path = ""
+    for name in stack.blocks[0].split(".")[:-1]:
+        path = f"{path}.{name}".lstrip(".")
+        inner = model.get_submodule(path)
+        if not _is_denoiser(inner, named=False):
+            continue
+        found = find_stack(inner)
+        if tuple(f"{path}.{block}" for block in found.blocks) == stack.blocks:
+            return inner, found
+    return None
 
 
 def other_cache(module: nn.Module) -> str | None:

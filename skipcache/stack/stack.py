@@ -23,7 +23,7 @@ class Stack:
         native_skips: the stack has skip branches of its own, as Skip-DiT (arXiv 2411.17616) and HunyuanDiT have.
             `Hold` is then the default predictor.
 
-    Raises ValueError for a stack without units, or with a block twice.
+    Raises ValueError for a stack without units, with a block twice, or with one argument for sample and timestep.
 
     Example:
         stack = skipcache.Stack((("layers.0",), ("layers.1",), ("layers.2",)), sample="x", timestep="t")
@@ -43,6 +43,8 @@ class Stack:
             )
         if len(set(self.blocks)) != len(self.blocks):
             raise ValueError(f"Stack: expected each block once, got {self.blocks}; a shared block can't be cached")
+        if self.sample == self.timestep:
+            raise ValueError(f"Stack: expected two arguments, sample and timestep, got {self.sample!r} for both")
 
     @property
     def enters_canonical(self) -> bool:

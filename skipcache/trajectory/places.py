@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -93,12 +93,17 @@ class NewRun:
 
 @dataclass(frozen=True, eq=False)
 class Repeat:
-    """The call repeats one of this step, of `lane`: same sample, timestep and conditioning. It must run plain."""
+    """The call repeats one of this step, of `lane`: same sample, timestep and conditioning. It must run plain.
+
+    `state`: of the model, in which it may have been called at one time with another one.
+    """
 
     lane: Lane
+    state: Hashable = None
 
     def note(self, output: Any) -> None:
         """The model gave `output`, and the sampler may go on with it."""
+        self.lane.repeated_in = self.state
         if self.lane.seen is not None:
             self.lane.seen.note(output)
 

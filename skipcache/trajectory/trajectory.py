@@ -117,10 +117,9 @@ class Trajectory:
 
     def _fit(self, call: Call, instant: Instant, last: OpenStep, steps: int) -> Place:
         at, before = (last.index + 1, last.index) if steps else (last.index, last.before)
-        called = () if steps else (lane for lane in self.lanes.all if lane.step == last.index)
-        repeated = next((lane for lane in called if lane.is_repeated_by(call)), None)
+        repeated = None if steps else self.lanes.repeated_by(call, last.index)
         if repeated is not None:
-            return Repeat(repeated)
+            return Repeat(repeated, call.state)
         found = self.lanes.find(call, at, before)
         if steps == 0 and found.lane is None and (instant.repeats or instant.run is None or on_host(call.sample)):
             found = self.lanes.find_again(call, at, found)
@@ -164,7 +163,7 @@ class Trajectory:
         turn = self._turn(call, found, instant)
         new = NewRun(in_turns=turn is None)
         if turn is not None and lane.seen is not None and lane.seen.is_of(call.samples):
-            return Repeat(lane)
+            return Repeat(lane, call.state)
         if lane.sample is None or lane.sample.same(call.sample_mark):
             return new
         if turn is not None and not self.turns.allow(call, turn, instant, last.instant):

@@ -52,6 +52,7 @@ def test_inspect_says_why_there_are_no_graphs(capsys):
         (["DiTTransformer2DModel", "--config", "patch_size=0"], "cannot be built from"),
         (["DiTTransformer2DModel", "--config", "sample_size=-1"], "sample_size"),
         (["DiTTransformer2DModel", "--config", "norm_type=x"], "norm_type"),
+        (["DiTTransformer2DModel", "--config", "num_layers=99999999999999999999"], "num_layers: expected at most 1000"),
     ],
 )
 def test_inspect_says_what_is_wrong(arguments, message, capsys):

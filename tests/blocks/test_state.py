@@ -73,6 +73,43 @@ def test_one_hook_in_the_place_of_another_is_seen():
     assert state.read() != before
 
 
+class Away:
+    """A forward that is gone after its call, so that the next one may get its memory."""
+
+    def __call__(self, x):
+        return x
+
+
+class Unreferenced:
+    """It has no weak references."""
+
+    __slots__ = ()
+
+    def __call__(self, x):
+        return x
+
+
+def test_a_forward_in_the_memory_of_one_that_is_gone_is_another_state():
+    model = net()
+    state, memory, values = ModelState(model), set(), set()
+    for _ in range(50):
+        model[0].forward = Away()
+        memory.add(id(model[0].forward))
+        values.add(state.read())
+        del model[0].forward
+        state.read()
+    assert len(memory) < 50, "memory was given again"
+    assert len(values) == 50
+
+
+def test_a_forward_without_weak_references_is_told_while_it_is_there():
+    model = net()
+    state = ModelState(model)
+    before = state.read()
+    model[0].forward = Unreferenced()
+    assert before != state.read() == state.read()
+
+
 def test_other_weights_for_one_call_are_seen_in_it():
     model, seen = net(), []
     state = ModelState(model)
@@ -133,3 +170,12 @@ def test_copies_read_their_own_model():
     holder.state = ModelState(holder.model)
     for twin in (copy.deepcopy(holder), pickle.loads(pickle.dumps(holder))):
         assert twin.state._model is twin.model
+
+
+def test_another_thread_finds_no_half_of_a_value():
+    """Nothing is said to be known before its value is there."""
+    state, known = ModelState(net()), []
+    number = state._numbers.of
+    state._numbers.of = lambda x: (known.append(state._seen), number(x))[1]
+    assert state.read() is not None
+    assert known and set(known) == {None}

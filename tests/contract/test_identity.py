@@ -1,5 +1,7 @@
 """Equal arguments are not the same run: what must never be reused, and what may."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -8,7 +10,9 @@ from diffusers.hooks.layer_skip import _apply_layer_skip_hook
 from torch.func import functional_call
 
 import skipcache
+from tests.models.devices import as_on_device
 from tests.models.pipelines import denoiser, randn
+from tests.models.reuse import watched, wrong
 
 ENGINES = ["fx", "hooks"]
 STEPS = 9
@@ -39,15 +43,17 @@ def weaker(model, x, t, text):
 
 
 @torch.no_grad()
-def outputs(model, passes, steps=STEPS):
+def outputs(model, passes, steps=STEPS, note=lambda name: None):
     """By step the outputs of all passes. The sampler follows the conditional pass alone, whatever else is called."""
     scheduler = FlowMatchEulerDiscreteScheduler()
     scheduler.set_timesteps(steps)
     x, texts = randn(1, 4, 3, 8, 8), {"cond": randn(1, 6, 12, seed=1), "uncond": randn(1, 6, 12, seed=2)}
     found = []
     for t in scheduler.timesteps:
-        ways = {"skipped": skipped, "weaker": weaker}
-        step = {name: ways.get(name, call)(model, x, t, texts.get(name, texts["cond"])) for name in passes}
+        ways, step = {"skipped": skipped, "weaker": weaker}, {}
+        for name in passes:
+            note(name)
+            step[name] = ways.get(name, call)(model, x, t, texts.get(name, texts["cond"]))
         x = scheduler.step(step["cond"], t, x, return_dict=False)[0]
         found.append(step)
     return found
@@ -72,6 +78,22 @@ def test_a_pass_of_another_state_neither_gives_nor_takes_features(engine, other,
         assert any("repeated" in reason for reason in skipcache.report(model).reasons)
     # the first pass of all is exact, and so is every pass that ran plain on an exact sample
     assert torch.equal(both[0][other], plain[0][other])
+
+
+@pytest.mark.filterwarnings("ignore:skipcache caches nothing")
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("other", ["skipped", "weaker"])
+@pytest.mark.parametrize("lanes", [["cond"], ["cond", "uncond"]], ids=len)
+@pytest.mark.parametrize("device", [nullcontext, as_on_device])
+def test_a_pass_that_goes_first_costs_the_others_one_step(lanes, other, engine, device):
+    """Its state is another one each time. That of the others comes again, so that they are the lanes."""
+    passes, model, now = [other, *lanes], wan(), []
+    skipcache.accelerate(model, interval=3, engine=engine)
+    with device(), watched(lambda: now[-1]) as log:
+        outputs(model, passes, note=now.append)
+    assert not wrong(log)
+    assert [t.how for t in log if t.name == other] == ["full"] * STEPS
+    assert [t.how for t in log if t.name == "cond"] == ["plain", "full", "cached", *["full", "cached", "cached"] * 2]
 
 
 @pytest.mark.parametrize("engine", ENGINES)

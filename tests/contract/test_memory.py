@@ -21,7 +21,7 @@ from tests.models.odd import Tiny, run, tiny
 from tests.models.schedulers import started
 
 ROOT = Path(__file__).parents[2]
-SHAPES = 2
+SHAPES, KINDS = 2, 4
 STACK = skipcache.Stack(tuple((f"blocks.{i}",) for i in range(3)), "x", "t")
 
 
@@ -48,14 +48,14 @@ class Pipeline:
 
 def one(model, i, engine):
     """The i-th run: another shape each time, on a thread, by a pipeline of its own, or one that fails half-way."""
-    side = 2 + i // 4 % SHAPES
-    if i % 4 == 0:
+    side = 2 + i // KINDS % SHAPES
+    if i % KINDS == 0:
         run(model, steps=3, side=side)
-    elif i % 4 == 1:
+    elif i % KINDS == 1:
         thread = threading.Thread(target=run, args=(model, 3, side))
         thread.start()
         thread.join()
-    elif i % 4 == 2:
+    elif i % KINDS == 2:
         skipcache.accelerate(Pipeline(model), policy=skipcache.Interval(2), engine=engine, stack=STACK)(
             torch.ones(2, 4, side, side)
         )
@@ -73,24 +73,35 @@ def held():
 
 
 def growth(engine, runs=64, settled=48):
-    """What more is held after all runs than after the first ones, which fill what is bounded."""
+    """What more is held after all runs than after the first ones, which fill what is bounded.
+
+    What the last run left is another thing after each of the four kinds: all of them are looked at.
+    """
     torch.set_num_threads(1)
     model = skipcache.accelerate(tiny(Failing, depth=3, width=4), interval=2, engine=engine, stack=STACK)
-    before = (0, 0)
+    before, after = [], []
     for i in range(runs):
-        if i == settled:
-            before = held()
         one(model, i, engine)
-    after = held()
-    return [now - then for then, now in zip(before, after)]
+        if settled - KINDS <= i < settled:
+            before.append(held())
+        if i >= runs - KINDS:
+            after.append(held())
+    return [max(now) - max(then) for then, now in zip(zip(*before), zip(*after))]
 
 
-def test_no_object_and_no_byte_more_after_many_runs():
-    """In a process of its own, since pytest keeps what it was told of each warning.."""
-    code = f"from {__name__} import growth; print([growth('hooks'), growth('fx')])"
+def grown(runs, settled):
+    """By both engines, in a process of its own, since pytest keeps what it was told of each warning."""
+    code = f"from {__name__} import growth; print([growth(e, {runs}, {settled}) for e in ('hooks', 'fx')])"
     ran = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert ran.returncode == 0, ran.stderr
-    for objects, size in json.loads(ran.stdout.splitlines()[-1]):
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("runs", "settled"), [(64, 48), pytest.param(1000, 100, marks=pytest.mark.thorough)], ids=["64", "1000"]
+)
+def test_no_object_and_no_byte_more_after_many_runs(runs, settled):
+    for objects, size in grown(runs, settled):
         assert objects <= 0
         assert size < 1000, "lists and dicts that are filled anew differ by some bytes"
 

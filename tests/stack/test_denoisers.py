@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from skipcache.stack.denoisers import find_denoisers, unwrap
+from skipcache.stack.denoisers import find_denoisers, inner_denoiser, unwrap
+from skipcache.stack.discovery import find_stack
 
 
 class Block(nn.Module):
@@ -99,3 +100,25 @@ def test_a_controlnet_beside_the_denoiser_is_left_alone():
     """It has blocks and a timestep, and hands out what each of its blocks returns."""
     pipe = SimpleNamespace(controlnet=Denoiser(), transformer=Denoiser())
     assert find_denoisers(pipe) == {"transformer": pipe.transformer}
+
+
+class Around(nn.Module):
+    """Takes a timestep, and holds a denoiser."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x, timestep):
+        return self.inner(x, timestep)
+
+
+def test_the_outermost_denoiser_within_one_is_found():
+    model = Denoiser()
+    assert inner_denoiser(model, find_stack(model)) is None
+    once = Around(model)
+    assert inner_denoiser(once, find_stack(once)) == (model, find_stack(model))
+    twice = Around(once)
+    assert inner_denoiser(twice, find_stack(twice)) == (once, find_stack(once))
+    held = Around(nn.ModuleDict({"part": model}))
+    assert inner_denoiser(held, find_stack(held)) == (model, find_stack(model))

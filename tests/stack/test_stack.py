@@ -29,6 +29,8 @@ def test_a_stack_says_what_is_wrong_with_it():
     ):
         with pytest.raises(ValueError, match=message):
             skipcache.Stack(units)
+    with pytest.raises(ValueError, match="two arguments, sample and timestep, got 'x' for both"):
+        skipcache.Stack((("a",), ("b",)), "x", "x")
 
 
 class Model(nn.Module):

@@ -24,7 +24,8 @@ class Lane:
 
     `cache` is what it holds. `seen`: what its next sample may go on from, where samples are read. `others`: the same of
     leaves of the conditioning that are samples too (LTX-2's sound), since the model has an output for them. `image`:
-    lanes that were given one sample at their last common step have one.
+    lanes that were given one sample at their last common step have one. `began`: the step of its first call.
+    `repeated_in`: the state in which a pass last repeated its call.
     """
 
     context: str | None
@@ -38,6 +39,8 @@ class Lane:
     seen: Seen | None = None
     others: dict[int, Seen] = field(default_factory=dict)
     image: object = field(default_factory=object)
+    began: int = -1
+    repeated_in: Hashable = None
 
     @classmethod
     def of(cls, call: Call, follows: bool = False) -> Lane:
@@ -45,6 +48,7 @@ class Lane:
 
     def enter(self, call: Call, step: int, seen: Seen | None = None) -> None:
         """The lane is called at `step`."""
+        self.began = step if self.began < 0 else self.began
         self.conditioning, self.sample, self.step, self.seen = call.marks, call.sample_mark, step, seen
 
     def note(self, output: Any) -> None:

@@ -131,6 +131,20 @@ class Lanes:
         """The lanes like `call` whose last call was no recorded full step."""
         return tuple(lane for lane in self._like(call) if lane.cache.last_full < lane.step)
 
+    def repeated_by(self, call: Call, step: int) -> Lane | None:
+        """The lane whose call at `step` this one repeats: same sample, timestep and conditioning.
+
+        Of two such passes in two states of the model that one is the lane whose state comes again: other weights, or
+        layers to skip, may be put there for each call anew.
+        """
+        found = [lane for lane in self.all if lane.step == step and lane.is_repeated_by(call)]
+        new = found and not any(self._comes_again(lane.state, step) for lane in found)
+        return None if not found or (new and self._comes_again(call.state, step)) else found[0]
+
+    def _comes_again(self, state: Hashable, step: int) -> bool:
+        """The model was called in this state before `step`."""
+        return any(lane.began < step and state in (lane.state, lane.repeated_in) for lane in self.all)
+
     def know_structure(self, structure: Hashable) -> bool:
         return any(lane.structure == structure for lane in self.all)
 
