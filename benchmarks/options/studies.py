@@ -41,11 +41,15 @@ class DefaultSettings(Checked):
 
     models: tuple[str, ...] = shared.models("dit-digits", "pixart-shapes", "latte-digits")
     schedulers: tuple[str, ...] = option(
-        tuple(USUAL_STEPS), "samplers", flag="--scheduler", choices=tuple(USUAL_STEPS), check=several
+        ("ddim", "ddpm", "dpm++", "unipc", "euler"),
+        "samplers",
+        flag="--scheduler",
+        choices=tuple(USUAL_STEPS),
+        check=several,
     )
     intervals: tuple[int, ...] = shared.intervals((2, 3, 4), 2, "1 caches nothing")
     steps: int | None = option(
-        None, "sampler steps", least=9, most=1000, shown="50; 20 of dpm++ and unipc, 28 of euler"
+        None, "sampler steps", least=9, most=1000, shown="50; 20 of dpm++, unipc and heun, 28 of euler"
     )
     guidance: float = shared.guidance()
     batch: int = shared.batch(8, "images per seed")
@@ -64,7 +68,7 @@ class HalfSettings(Checked):
     )
     intervals: tuple[int, ...] = shared.intervals((2, 3), 2, "1 caches nothing")
     steps: int | None = option(
-        None, "sampler steps", least=9, most=1000, shown="50; 20 of dpm++ and unipc, 28 of euler"
+        None, "sampler steps", least=9, most=1000, shown="50; 20 of dpm++, unipc and heun, 28 of euler"
     )
     dtype: str = option("bfloat16", "half precision", choices=("bfloat16", "float16"))
     guidance: float = shared.guidance()

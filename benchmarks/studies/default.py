@@ -6,12 +6,14 @@ samples differ for that reason alone; such rows are left out of the mean.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -36,8 +38,9 @@ class Cell:
     """PSNR in dB against the plain model's samples of the same seeds, by seed.
 
     Attributes:
+        full_steps: calls of the model in full; samplers of second order call it twice a step.
+        fewer: of the plain model with as many calls, or one more.
         uniform: of `policy=Interval(n)`, and `uniform_blocks` its share of block evaluations.
-        fewer: of the plain model with `full_steps` sampler steps.
         warned: the run said at its first step that it might fall short.
     """
 
@@ -88,12 +91,22 @@ def _measured(reference: Reference, scheduler: str, settings: DefaultSettings) -
         full = len(report.full_at)
         with skipcache.accelerated(pipe, policy=skipcache.Interval(interval)):
             uniform, other = sample(whole), skipcache.report(pipe)
-        if full not in plain:
-            plain[full] = sample(full)
+        rival = _steps_of(pipe.scheduler, full)
+        if rival not in plain:
+            plain[rival] = sample(rival)
         share = other.blocks_run / (other.blocks_run + other.blocks_saved)
         about = (reference.name, scheduler, whole, interval, full)
         warned = any(str(one.message).startswith("skipcache: ") for one in said)
-        yield Cell(*about, kept(samples), kept(plain[full]), kept(uniform), share, warned)
+        yield Cell(*about, kept(samples), kept(plain[rival]), kept(uniform), share, warned)
+
+
+def _steps_of(scheduler: Any, calls: int) -> int:
+    """Sampler steps of a run that calls the model so often, or once more."""
+    for steps in itertools.count(1):
+        scheduler.set_timesteps(steps)
+        if len(scheduler.timesteps) >= calls:
+            break
+    return steps
 
 
 def _table(cells: list[Cell]) -> Table:

@@ -6,6 +6,7 @@ import pytest
 from matplotlib.image import imread
 
 from skipcache.benchmarks.cli.main import main
+from skipcache.benchmarks.sampling.pipelines import ReferencePipeline
 
 
 def test_evidence_compares_models(capsys, tmp_path):
@@ -31,6 +32,22 @@ def test_default_compares_an_interval_with_fewer_steps(capsys, tmp_path):
     assert cell["warned"] and cell["margin"] > 0 and len(cell["psnr"]) == 1
     assert main(["default", "--steps", "8"]) == 2
     assert "--steps: expected at least 9" in capsys.readouterr().err
+
+
+def test_the_rival_of_a_second_order_sampler_calls_the_model_as_often(capsys, tmp_path, monkeypatch):
+    """7 of the 19 calls of 10 steps of Heun are full, which are the calls of 4 steps."""
+    ran = []
+    sample = ReferencePipeline.__call__
+
+    def noted(pipe, *args, steps, **options):
+        ran.append(steps)
+        return sample(pipe, *args, steps=steps, **options)
+
+    monkeypatch.setattr(ReferencePipeline, "__call__", noted)
+    short = ["--model", "dit-digits", "--batch", "2", "--seeds", "3", "--threads", "1", "--scheduler", "heun"]
+    assert main(["default", *short, "--steps", "10", "--intervals", "3", "--out", str(tmp_path)]) == 0
+    (cell,) = json.loads((tmp_path / "default.json").read_text())["cells"]
+    assert ran == [10, 10, 10, 4] and cell["full_steps"] == 7
 
 
 def test_half_compares_the_default_with_a_forecast_in_float32(capsys, tmp_path):
