@@ -14,7 +14,7 @@ Result = dict[str, Any]
 Row = dict[str, Any]
 
 SHOWN = (2, 3, 5)  # intervals of the README's table
-SAMPLERS = {"ddim": "DDIM", "ddpm": "DDPM", "dpm++": "DPM++", "unipc": "UniPC", "euler": "Euler"}
+SAMPLERS = {"ddim": "DDIM", "ddpm": "DDPM", "dpm++": "DPM++", "unipc": "UniPC", "euler": "Euler", "heun": "Heun"}
 WAYS: dict[str | None, str] = {**{name: label_of(name) for name in PREDICTORS}, None: "fewer steps"}
 
 
@@ -40,25 +40,28 @@ def _facts(result: Result) -> str:
 
 
 def bench_full(results: Sequence[Result]) -> str:
-    """Every row of the run, and those of the model beside it."""
-    heads = ["", "full / cached steps", "block evaluations", "speedup", "ideal", "PSNR dB", "class accuracy"]
-    lines = []
+    """A table for each model: every row of the run, and those of the model beside it."""
+    heads = ["full / cached steps", "block evaluations", "speedup", "ideal", "PSNR dB", "class accuracy"]
+    tables = []
     for result in results:
-        lines += [[*_fidelity(row), f"{row['class_accuracy']:.0%}"] for row in result["rows"]]
+        lines = [[*_fidelity(row), f"{row['class_accuracy']:.0%}"] for row in result["rows"]]
         for row in result["beside"]:
             label = f"{result['settings']['beside']}, {row['label']}"
             lines += [[label, *_fidelity(row)[1:], f"{row['class_accuracy']:.0%}"]] if row["interval"] else []
-    return markdown(heads, lines) if lines else "\n"
+        tables.append(markdown([result["settings"]["model"], *heads], lines))
+    return "".join(tables) or "\n"
 
 
 def bench_predictors(results: Sequence[Result]) -> str:
-    """PSNR by interval and predictor, and that of the plain model with fewer steps."""
-    lines = []
-    for rows in (result["rows"] for result in results):
+    """For each model PSNR by interval and predictor, and that of the plain model with fewer steps."""
+    tables = []
+    for result in results:
+        rows, lines = result["rows"], []
         for interval in sorted({row["group"] for row in rows if row["group"] > 1}):
             found = {row["predictor"]: row for row in rows if row["group"] == interval and not row["placed"]}
             lines.append([f"Interval({interval})", *(_psnr(found[name]) if name in found else "-" for name in WAYS)])
-    return markdown(["", *WAYS.values()], lines) if lines else "\n"
+        tables.append(markdown([result["settings"]["model"], *WAYS.values()], lines))
+    return "".join(tables) or "\n"
 
 
 def _shown(result: Result) -> list[Row]:

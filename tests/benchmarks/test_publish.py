@@ -10,8 +10,9 @@ import pytest
 from skipcache.benchmarks.cli.main import main
 from skipcache.benchmarks.engines.tables import PresetRow, engines
 from skipcache.benchmarks.peers.rows import Row
-from skipcache.benchmarks.publish.docs import DOCS, fill, publish, read_results
+from skipcache.benchmarks.publish.docs import DOCS, fill, publish, read_bench, read_results
 from skipcache.benchmarks.publish.peers import HEADLINE, full, headline, summary
+from skipcache.benchmarks.publish.studies import bench_full, bench_predictors
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,6 +51,16 @@ def test_the_headline():
     assert lines[2] == "| **skipcache, calibrated** | 2.10x | 45.7 ± 0.3 | 2.10x | 45.7 ± 0.3 | 2 |"
     assert lines[3].startswith("| PAB (diffusers) | 1.20x | 50.0 ± 0.5 (at 1.25x FLOPs) |")
     assert lines[4] == "| SCM (cache-dit) | - | does not run | - | does not run | - |"
+
+
+@pytest.mark.parametrize("write", [bench_full, bench_predictors])
+def test_each_model_of_the_bench_has_a_table_of_its_own(write):
+    found = read_bench(ROOT)[0]
+    other = {**found, "settings": {**found["settings"], "model": "latte-digits"}, "beside": []}
+    tables = write([found, other])
+    assert tables == write([found]) + write([other])
+    heads = [line.split(" | ")[0] for line in tables.split("\n\n") if line]
+    assert heads == ["| dit-digits", "| latte-digits"]
 
 
 def test_the_summary():
