@@ -1,5 +1,7 @@
 from skipcache.blocks.attributes import HOOKS, MARK, REGISTRIES, REPLICATE, TORCH, WRAPPERS
 from skipcache.blocks.eagerly import eagerly
+from skipcache.blocks.footprint import Footprint
+from skipcache.blocks.generators import Generators
 from skipcache.blocks.outline import Outline, equal_values, memory_of, on_host, outline_of, version
 from skipcache.blocks.outside import Outside
 from skipcache.blocks.override import (
@@ -38,6 +40,8 @@ __all__ = [
     "TORCH",
     "WRAPPERS",
     "CallOverride",
+    "Footprint",
+    "Generators",
     "ModelState",
     "Outline",
     "Outside",

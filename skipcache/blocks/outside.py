@@ -54,6 +54,11 @@ class Outside:
                     found.append(f"{place.owner}{name}")
         return found
 
+    @property
+    def values(self) -> list[Any]:
+        """What they held when they were looked for."""
+        return [value for before in self._before for value in before.values()]
+
     def put_back(self) -> None:
         for place, before in zip(self._places, self._before):
             now = place.read()

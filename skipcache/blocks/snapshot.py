@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy
 import torch
 from torch import nn
 
 from skipcache.blocks.attributes import TORCH, WRAPPERS
+from skipcache.blocks.generators import Generators
 from skipcache.blocks.outside import Outside
 
 
@@ -33,9 +32,7 @@ class Snapshot:
     """What a run of `model` may leave behind, as it is now: generators, attributes, buffers, what lies `outside`."""
 
     def __init__(self, device: torch.device, model: nn.Module) -> None:
-        self._device = None if device.type in ("cpu", "meta") else device
-        self._on_device = torch.get_device_module(device).get_rng_state(device) if self._device else None
-        self._generators = torch.get_rng_state(), random.getstate(), numpy.random.get_state()
+        self._generators = Generators(device)
         self.outside = Outside(model.modules())
         self._attributes, self._buffers = [], []
         for module in model.modules():
@@ -58,10 +55,7 @@ class Snapshot:
             if x._version != version:
                 with torch.no_grad():
                     x.copy_(values)
-        for put, state in zip((torch.set_rng_state, random.setstate, numpy.random.set_state), self._generators):
-            put(state)  # type: ignore[operator]
-        if self._device is not None:
-            torch.get_device_module(self._device).set_rng_state(self._on_device, self._device)
+        self._generators.put_back()
 
 
 def _copied(value: Any) -> Any:

@@ -16,14 +16,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from skipcache.blocks import Outside, is_bound_to, own_forward, quietly
-from skipcache.engines import Features, Recent, StepResult, lost_effects, same_output
+from skipcache.blocks import Outside, is_bound_to, own_forward
+from skipcache.branches import branches_of
+from skipcache.engines import Features, Recent, StepResult
+from skipcache.engines.answers import Answers
 from skipcache.engines.fx.assumptions import unfit_argument
 from skipcache.engines.fx.decorators import innermost, rewrapped
 from skipcache.engines.fx.errors import Stale, Untraceable, of_compiling, reason_of
 from skipcache.engines.fx.programs import Graphs, Options, Programs
 from skipcache.engines.fx.recording import record
-from skipcache.predictors import Hold, Prediction
+from skipcache.engines.graph_proof import proved
+from skipcache.predictors import Prediction
 from skipcache.stack import Plan, Stack, deep_blocks
 from skipcache.trajectory import WRITES, Call, versions
 
@@ -187,21 +190,25 @@ class FxEngine:
 
     def _first(self, call: Call) -> StepResult:
         """The first step of a signature: it runs as usual, and is recorded, traced, cut and proved."""
-        function = innermost(own_forward(self.model))
-        before, outside = versions(call), Outside(self.model.modules())
-        recording = record(function, self.model, self.stack.blocks, self.deep, *call.arguments())
+        function, whole = innermost(own_forward(self.model)), self.compile is not False
+        before, outside, blocks = versions(call), Outside(self.model.modules()), self.stack.blocks
+        noted = [path for i, path in enumerate(blocks) if whole or i not in self.deep]
+        modules = map(self.model.get_submodule, noted)
+        answers = Answers(modules, outside, call.sample.device, branches_of(self.model))
+        recording = record(function, self.model, blocks, self.deep, *call.arguments(), answers, whole)
+        answers.finish()
         self._traces.put(call.signature, 1 + (self._traces.get(call.signature) or 0))
-        blocks = sum(len(recording.returned.get(path, ())) for path in self.stack.blocks)
+        ran = sum(len(recording.returned.get(path, ())) for path in blocks)
         try:
             if versions(call) != before:
                 raise Untraceable(WRITES)
             made = Programs.of(function, self.model, self.stack, self.deep, recording, call, self.compile)
-            features = _proved(made, call, recording.output, outside)
+            features = proved(made, call, recording, outside, answers)
         except Exception as error:  # the forward's own Python may fail in any way on tensors without values
             self._keep(call, Refused(reason_of(error)))
-            return StepResult(recording.output, blocks)
+            return StepResult(recording.output, ran)
         self._keep(call, made)
-        return StepResult(recording.output, blocks, features=features)
+        return StepResult(recording.output, ran, features=features)
 
     def _keep(self, call: Call, made: Programs | Refused) -> None:
         self._fruitless += 1
@@ -220,25 +227,3 @@ class FxEngine:
         if (self._traces.get(call.signature) or 0) >= MAX_TRACES and self._serving(call) is None:
             return CHANGING
         return None
-
-
-def _proved(made: Programs, call: Call, output: Any, outside: Outside) -> Features:
-    """The features of the full program. It, and a cached one that is given D, must give `output`.
-
-    Both run from the state that was `outside` before the step was recorded, and must count there as it did.
-    """
-    with quietly(call.sample.device, made.layout.model) as after:
-        outside.put_back()
-        again, features = made.full(call.args, call.kwargs, eager=True)
-        lost = lost_effects(after)
-        if any(h.device != d.device for h, d in zip(features.H or (), features.D)):
-            raise Untraceable("its head and its deep part lie on two devices, and a graph moves nothing between them")
-        outside.put_back()
-        held = Prediction(Hold(), [features.D], (), residual=False)
-        from_D, _ = made.cached(call.args, call.kwargs, held, eager=True)
-        lost = lost or lost_effects(after)
-    if lost:
-        raise Untraceable(lost)
-    if not (same_output(output, again) and same_output(output, from_D)):
-        raise Untraceable("a program did not give the output of the step that it was made of")
-    return features

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from skipcache.blocks import Outline, eagerly
 from skipcache.engines.fx.errors import Untraceable
 from skipcache.engines.fx.nesting import children, has_tensor, mapped, tensor_paths, tensors_in
+from skipcache.engines.noted import ambient
 
 _LITERALS = (int, float, bool, str, complex, type(...), torch.dtype, torch.device, torch.memory_format, torch.layout)
 
@@ -189,13 +190,6 @@ class _Watch(TorchDispatchMode):
                     if x.untyped_storage()._cdata in self._given:
                         raise Untraceable(f"the forward writes to a tensor in place, by {self._name}")
         return op(*args, **kwargs)
-
-
-def ambient() -> Any:
-    """What torch functions obey beside their arguments, on this thread."""
-    kinds = ("cpu", "cuda")
-    autocast = tuple(torch.get_autocast_dtype(k) if torch.is_autocast_enabled(k) else None for k in kinds)
-    return autocast, torch.is_grad_enabled(), torch.get_default_dtype()
 
 
 _REFLECTED = types.MappingProxyType(

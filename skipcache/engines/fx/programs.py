@@ -119,9 +119,9 @@ class Programs:
         """The full graph and the cached graph that was built last."""
         return Graphs(self.full_program.graph, list(self.cached_programs.values())[-1].graph)
 
-    def full(self, args: Any, kwargs: Any, eager: bool = False) -> tuple[Any, Features]:
-        """The model's output, and (H, D)."""
-        output, H, D = self._own(self.full_program(self.layout.model, *_tensors(args, kwargs), eager=eager))
+    def full(self, args: Any, kwargs: Any, eager: bool = False, model: nn.Module | None = None) -> tuple[Any, Features]:
+        """The model's output, and (H, D). `model`: run on a stand-in for it."""
+        output, H, D = self._own(self.full_program(model or self.layout.model, *_tensors(args, kwargs), eager=eager))
         return pytree.tree_unflatten(list(output), self.nesting), Features(H, D)
 
     def full_as_it_is(self, function: Any, args: Any, kwargs: Any) -> tuple[Any, Features | None]:
@@ -131,21 +131,33 @@ class Programs:
         output, seen = follow(function, model, stack.blocks, cut.H_path, leaving, args, kwargs)
         if any(len(seen[path]) != 1 for path in ("", *leaving)):
             return output, None
-        D = tuple(tensors_in(seen[cut.D_path][0]))
-        given = arguments_of(*as_entering(model.get_submodule(cut.H_path), *seen[""][0])) if cut.inlets else {}
-        H: Any = tuple(given.get(key) for key in cut.inlets) if cut.inlets else tuple(tensors_in(seen[cut.H_path][0]))
-        if not (_look_alike(D, cut.D) and (cut.H is None or _look_alike(H, cut.H))):
-            return output, None
-        canonical = self.layout.canonical
-        return output, Features(None if cut.H is None else canonical(cut.H_path, H), canonical(cut.D_path, D))
+        H = None if cut.inlets else seen[cut.H_path][0]
+        return output, self.features(seen[""][0], H, seen[cut.D_path][0])
 
-    def cached(self, args: Any, kwargs: Any, prediction: Prediction, eager: bool = False) -> tuple[Any, int]:
+    def features(self, given: tuple[Any, Any], H_out: Any, D_out: Any) -> Features | None:
+        """(H, D), from what the first deep block was `given` and what the ends returned; None where they look odd."""
+        cut, canonical = self.cut, self.layout.canonical
+        first = self.layout.model.get_submodule(cut.H_path)
+        D, arguments = tuple(tensors_in(D_out)), arguments_of(*as_entering(first, *given)) if cut.inlets else {}
+        H: Any = tuple(map(arguments.get, cut.inlets)) if cut.inlets else tuple(tensors_in(H_out))
+        if not (_look_alike(D, cut.D) and (cut.H is None or _look_alike(H, cut.H))):
+            return None
+        return Features(None if cut.H is None else canonical(cut.H_path, H), canonical(cut.D_path, D))
+
+    def cached(
+        self,
+        args: Any,
+        kwargs: Any,
+        prediction: Prediction,
+        eager: bool = False,
+        model: nn.Module | None = None,
+    ) -> tuple[Any, int]:
         """The model's output from head, tail and the predicted deep feature, and how many blocks ran for it."""
         program = self.cached_program(prediction)
         inputs = [x for streams in prediction.kept for x in streams]
         factors = [torch.tensor(w, dtype=torch.float64, device="cpu") for w in prediction.weights]
         given = (*_tensors(args, kwargs), *self.full_program.constants)
-        output = self._own(program(self.layout.model, *given, *inputs, *factors, eager=eager))
+        output = self._own(program(model or self.layout.model, *given, *inputs, *factors, eager=eager))
         if prediction.observe is not None:
             output, H = output
             prediction.saw(H)

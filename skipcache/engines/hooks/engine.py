@@ -203,17 +203,15 @@ class HookEngine:
 
         Models that write to their features in place are found out by the tensors' versions or by the proof.
         """
-        run, before, trials = WiringObserver(self, call.batch), versions(call), Trials(self, forward, call)
-        output, watched = self._watched(run, forward, call)
+        before, trials = versions(call), Trials(self, forward, call)
+        output, watched = self._watched(run := trials.full, forward, call)
         self._proved.tries(call)
         if not watched.called:
             return StepResult(output, run.ran)
         wiring = self._seen(run, watched.read, versions(call) == before)
-        features = Features(beside(run.H, run.D), run.D)
-        if not wiring.refusal:
-            wiring, features = trials.prove(output, features, wiring)
+        wiring, features = (wiring, None) if wiring.refusal else trials.prove(output, wiring)
         self._proved.put(call, wiring)
-        return StepResult(output, run.ran, features=None if wiring.refusal else features)
+        return StepResult(output, run.ran, features=features)
 
     def _seen(self, run: WiringObserver, read: str | None, unwritten: bool) -> Wiring:
         wiring = run.wiring() if unwritten else Wiring(refusal=WRITES)

@@ -20,6 +20,7 @@ from skipcache.blocks import (
     version,
 )
 from skipcache.engines import beside
+from skipcache.engines.answers import Answers
 from skipcache.engines.hooks.wiring import Outlet, Wiring, outlines_of
 from skipcache.predictors import Prediction
 
@@ -67,10 +68,13 @@ class FullRun:
 
 
 class WiringObserver:
-    """The first full step of a signature: all blocks compute; H, D and the wiring are seen."""
+    """The first full step of a signature: all blocks compute; H, D and the wiring are seen.
 
-    def __init__(self, engine: HookEngine, batch: int) -> None:
-        self.engine, self.batch = engine, batch
+    `answers` notes what can answer for the blocks of head and tail afterwards.
+    """
+
+    def __init__(self, engine: HookEngine, batch: int, answers: Answers | None = None) -> None:
+        self.engine, self.batch, self.answers = engine, batch, answers
         self.H: Streams | None = None
         self.D: Streams = ()
         self.ran = 0
@@ -92,7 +96,7 @@ class WiringObserver:
             self._watch("entry", tuple(self._entry.values()))
         self._first = self._first if self._called else outlines_of(given)
         self._called.append(index)
-        output = block.plain(*args, **kwargs)
+        output = self._noted(block, args, kwargs)
         self.ran += 1
         streams, shape = take_apart(output)
         self._outlets[index] = Outlet(shape, tuple(map(Outline.of, streams)), alike(streams, arguments))
@@ -103,6 +107,20 @@ class WiringObserver:
         elif index in deep:
             self._watch("D", streams)
             self.D, self._shape = self.engine.keep(index, streams, self.batch), shape
+        return output
+
+    def _noted(self, block: BlockCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        index, answers, deep = block.index, self.answers, self.engine.deep
+        if answers is None:
+            return block.plain(*args, **kwargs)
+        path = self.engine.stack.blocks[index]
+        if index in deep:
+            output = block.plain(*args, **kwargs)
+            answers.passes(path, output)
+        else:
+            call = answers.enter(path, args, kwargs)
+            output = block.plain(*args, **kwargs)
+            answers.leave(path, call, output, hold=index == deep.start - 1)
         return output
 
     def _learn_inlets(self, kind: type, arguments: Mapping[Hashable, Any]) -> None:
@@ -156,6 +174,9 @@ class CachedRun:
         self.ran = 0
         self._idle = range(engine.deep.start if wiring.idle_head and not prediction.reads_H else 0)
 
+    def compute(self, block: BlockCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        return block.plain(*args, **kwargs)
+
     def block(self, block: BlockCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         index, stack, wiring = block.index, self.engine.stack, self.wiring
         if not self.engine.attached:
@@ -165,7 +186,7 @@ class CachedRun:
         if index in self._idle:
             return wiring.outlets[index].hand_through(arguments_of(args, kwargs))
         if index not in self.engine.deep:
-            output = block.plain(*args, **kwargs)
+            output = self.compute(block, args, kwargs)
             self.ran += 1
             if index == wiring.shallow:
                 self.H = self.engine.keep(index, take_apart(output)[0], self.batch, wiring.copies)

@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from skipcache.blocks import Outline
 from skipcache.engines.fx.errors import Untraceable
-from skipcache.engines.fx.function_mode import Tracer, ambient, tracing
+from skipcache.engines.fx.function_mode import Tracer, tracing
 from tests.models.traces import run_graph
 
 
@@ -145,12 +145,3 @@ def test_tracers_that_are_alike_share_fakes():
     fake, more = one.blank(Outline.exactly(X)), other.blank(Outline.exactly(X))
     assert isinstance(fake, FakeTensor) and fake.fake_mode is more.fake_mode
     assert Tracer(Holder(), fx.Graph()).blank(Outline.exactly(X)).fake_mode is not fake.fake_mode
-
-
-def test_the_ambient_is_what_functions_obey_beside_their_arguments():
-    before = ambient()
-    with torch.no_grad():
-        assert ambient() != before
-    with torch.autocast("cpu", torch.bfloat16):
-        assert ambient() != before
-    assert ambient() == before

@@ -2,8 +2,6 @@
 
 import torch
 
-from skipcache.engines import Features
-from skipcache.engines.hooks.runs import WiringObserver
 from skipcache.engines.hooks.trials import UNPROVED, Trials, given
 from tests.models.hooked import call_of, made
 from tests.models.odd import Tiny
@@ -20,14 +18,14 @@ class AddsNoise(Tiny):
 def proved(kind=Tiny):
     model, engine = made(kind)
     engine.attach()
-    call, run = call_of(model), WiringObserver(engine, 2)
+    call = call_of(model)
     forward = type(model).forward.__get__(model)
     with torch.no_grad():
         trials = Trials(engine, forward, call)
-        with engine.doing(run):
+        with engine.doing(trials.full):
             output = call.run(forward)
         before = state(model)
-        wiring, features = trials.prove(output, Features(run.H, run.D), run.wiring())
+        wiring, features = trials.prove(output, trials.full.wiring())
     assert state(model) == before
     return engine, call, forward, wiring, features, output
 
