@@ -1,4 +1,4 @@
-from skipcache.blocks.attributes import HOOKS, MARK, REGISTRIES, REPLICATE, TORCH, WRAPPERS
+from skipcache.blocks.attributes import HOOKS, MARK, REGISTRIES, REPLICATE, TORCH, WRAPPERS, modules_of
 from skipcache.blocks.eagerly import eagerly
 from skipcache.blocks.footprint import Footprint
 from skipcache.blocks.generators import Generators
@@ -65,6 +65,7 @@ __all__ = [
     "is_bound_to",
     "is_divided",
     "memory_of",
+    "modules_of",
     "named_group",
     "on_host",
     "outline_of",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
+from torch._C._dynamo import guards
 
 CALL = "_compiled_call_impl"  # what `nn.Module.__call__` runs instead of the module's own call, where it is set
 MARK = "_skipcache"  # an accelerated model has its override here too, where no wrapper hides it
@@ -13,3 +16,24 @@ WRAPPERS = frozenset({"forward", "_old_forward", "_hf_hook", "_diffusers_hook", 
 HOOKS = frozenset({"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"})
 REGISTRIES = frozenset({"_modules", "_parameters", "_buffers"})
 TORCH = frozenset(vars(nn.Module()))  # all that every module has
+
+
+def modules_of(*models: nn.Module) -> list[nn.Module]:
+    """All modules of the trees, each once, in the order of `modules()`, which takes several times as long."""
+    found: list[nn.Module] = []
+    seen: set[nn.Module] = set()
+    ahead = list(reversed(models))
+    while ahead:
+        module = ahead.pop()
+        if module not in seen:
+            seen.add(module)
+            found.append(module)
+            if module._modules:
+                ahead.extend(child for child in reversed(module._modules.values()) if child is not None)
+    return found
+
+
+def tag_of(held: dict[str, Any]) -> int | None:
+    """A number that grows with each write to a dict, which torch.compile's guards read; None without."""
+    read = getattr(guards, "dict_version", None)
+    return None if read is None else read(held)

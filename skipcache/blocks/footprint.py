@@ -35,6 +35,8 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), type(Not
 _TORCH = (torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size)
 _INERT = (*_TORCH, type, ModuleType, BuiltinFunctionType, enum.Enum, range, slice, logging.Logger, numpy.dtype)
 _LOCKS = (type(threading.Lock()), type(threading.RLock()))
+_NOT_FOLLOWED = (*_PLAIN, *_INERT, *_LOCKS)
+_QUICK = frozenset((*_PLAIN, *_TORCH))
 _HELD = (list, tuple, deque, Set)
 _NO_VALUE = object()
 _COMPILERS = os.path.dirname(torch.__file__) + os.sep
@@ -65,7 +67,7 @@ class Footprint:
         )
 
     def _look_at(self, value: Any) -> None:
-        if isinstance(value, (*_PLAIN, *_INERT, *_LOCKS)) or id(value) in self._seen:
+        if type(value) in _QUICK or id(value) in self._seen or isinstance(value, _NOT_FOLLOWED):
             return
         self._seen.add(id(value))
         if len(self._seen) > MOST:
@@ -82,7 +84,7 @@ class Footprint:
     def _note(self, value: Any, state: State) -> None:
         before = state()
         self._states.append((value, state, before))  # the value is held, so that no other one gets its identity
-        self._ahead.extend(before)
+        self._ahead.extend(x for x in before if type(x) not in _QUICK)
 
     def _tensor(self, x: Tensor) -> None:
         if is_divided(x):
@@ -92,12 +94,19 @@ class Footprint:
 
     def _module(self, module: nn.Module) -> None:
         held = module.__dict__
-        self._note(module, lambda: [x for name, kept in held.items() if name not in _NOT_OWN for x in (name, kept)])
-        self._note(module._buffers, lambda: list(module._buffers.values()))
+        self._note(module, lambda: _own(held))
+        if module._buffers:
+            self._note(module._buffers, lambda: list(module._buffers.values()))
         for p in module._parameters.values():
             if p is not None and not p.is_inference():
                 self._weights.append((weakref.ref(p), p._version))
         self._ahead.extend(x for x in module._modules.values() if x is not None)
+
+
+def _own(held: dict[str, Any]) -> list[Any]:
+    """The attributes of a module, with their names, in order."""
+    names: list[Any] = sorted(held.keys() - _NOT_OWN)
+    return names + [held[name] for name in names]
 
 
 def _state_of(value: Any) -> State | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from skipcache.blocks.attributes import TORCH, WRAPPERS
+from skipcache.blocks.attributes import TORCH, WRAPPERS, tag_of
 
 DEPTH = 4  # how far from the code of a class
 LONGEST = 1000  # items of a container that is looked at
@@ -37,10 +37,18 @@ class _Place:
 
 
 class Outside:
-    """The places outside of `modules` as they are now."""
+    """The places outside of `modules` as they are now.
+
+    Attributes:
+        modules: those.
+        own: by their order, the containers among the attributes of each, and a `tag` of the attributes as they were.
+    """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self._places = list(_Search(modules).found())
+        self.modules = list(modules)
+        search = _Search(self.modules)
+        self._places = list(search.found())
+        self.own = search.own
         self._before = [place.read() for place in self._places]
 
     def changed(self, kind: type = object) -> list[str]:
@@ -77,6 +85,7 @@ class _Search:
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self._modules = list(modules)
         self._seen: set[int] = set()
+        self.own: list[tuple[int | None, list[Any]]] = []
 
     def found(self) -> Iterator[_Place]:
         for kind in {type(module): None for module in self._modules}:
@@ -85,9 +94,11 @@ class _Search:
                 if (own or not _foreign(base)) and id(base) not in self._seen:
                     yield from self._class(base, 0)
         for module in self._modules:
-            kept = [(k, x) for k, x in module.__dict__.items() if type(x) not in _PLAIN and k not in _NOT_OWN]
-            for name, held in kept:
-                for value in _items(held):  # the containers themselves are the model's own
+            held = module.__dict__
+            names = sorted(name for name in held.keys() - _NOT_OWN if type(held[name]) not in _PLAIN)
+            self.own.append((tag_of(held), [held[name] for name in names if type(held[name]) in _CONTAINERS]))
+            for name in names:
+                for value in _items(held[name]):  # the containers themselves are the model's own
                     yield from self._value(value, f"{name}.", 1)
 
     def _value(self, value: Any, name: str, depth: int) -> Iterator[_Place]:

@@ -9,15 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from skipcache.blocks.attributes import TORCH, WRAPPERS
+from skipcache.blocks.attributes import TORCH, WRAPPERS, modules_of, tag_of
 from skipcache.blocks.generators import Generators
 from skipcache.blocks.outside import Outside
 
 
 @contextmanager
-def quietly(device: torch.device, model: nn.Module) -> Iterator[Snapshot]:
-    """A trial run: it takes no random numbers from the run it is part of, and what it writes is put back."""
-    before = Snapshot(device, model)
+def quietly(device: torch.device, model: nn.Module, outside: Outside | None = None) -> Iterator[Snapshot]:
+    """A trial run: it takes no random numbers from the run it is part of, and what it writes is put back.
+
+    `outside` was found before, and nothing there has changed since; None where that is not known.
+    """
+    before = Snapshot(device, model, outside)
     try:
         yield before
     finally:
@@ -31,35 +34,36 @@ _CONTAINERS = (list, set, dict)
 class Snapshot:
     """What a run of `model` may leave behind, as it is now: generators, attributes, buffers, what lies `outside`."""
 
-    def __init__(self, device: torch.device, model: nn.Module) -> None:
+    def __init__(self, device: torch.device, model: nn.Module, outside: Outside | None = None) -> None:
         self._generators = Generators(device)
-        self.outside = Outside(model.modules())
+        self.outside = Outside(modules_of(model)) if outside is None else outside
+        modules = self.outside.modules
         self._attributes, self._buffers = [], []
-        for module in model.modules():
-            own = {name: value for name, value in module.__dict__.items() if name not in _NOT_OWN}
-            self._attributes.append((module.__dict__, own, {name: _copied(value) for name, value in own.items()}))
-            for x in module._buffers.values():
-                if x is not None and not x.is_inference():
-                    self._buffers.append((x, x._version, x.detach().clone()))
+        for module, (tag_then, containers) in zip(modules, self.outside.own):
+            held = module.__dict__
+            tag = tag_of(held)
+            if tag is None or tag != tag_then:
+                containers = [held[name] for name in held.keys() - _NOT_OWN if type(held[name]) in _CONTAINERS]
+            self._attributes.append((held, tag, held.copy(), [(value, value.copy()) for value in containers]))
+        for x in [x for module in modules if module._buffers for x in module._buffers.values()]:
+            if x is not None and not x.is_inference():
+                self._buffers.append((x, x._version, x.detach().clone()))
 
     def put_back(self) -> None:
         self.outside.put_back()
-        for held, own, copies in self._attributes:
-            for name in held.keys() - own.keys() - _NOT_OWN:
-                del held[name]
-            for name, value in own.items():
-                held[name] = value
-                if type(value) in _CONTAINERS:
-                    _refill(value, copies[name])
+        for held, tag, before, copies in self._attributes:
+            if tag is None or tag != tag_of(held):
+                own = {name: before[name] for name in before.keys() - _NOT_OWN}
+                for name in held.keys() - own.keys() - _NOT_OWN:
+                    del held[name]
+                held.update(own)
+            for value, items in copies:
+                _refill(value, items)
         for x, version, values in self._buffers:
             if x._version != version:
                 with torch.no_grad():
                     x.copy_(values)
         self._generators.put_back()
-
-
-def _copied(value: Any) -> Any:
-    return value.copy() if type(value) in _CONTAINERS else value
 
 
 def _refill(value: Any, items: Any) -> None:

@@ -163,7 +163,7 @@ class Answers:
         drawn = self._generators.drawn()
         if drawn:
             self._refuse(f"random numbers were drawn from {drawn[0]}")
-        elif self._footprint.changed() or self._outside.changed():
+        elif self.unsound is None and (self._footprint.changed() or self._outside.changed()):
             self._refuse("a block, or what its code reads, has a state of its own")
 
     # the proof

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from skipcache.blocks import Outside, is_bound_to, own_forward
+from skipcache.blocks import Outside, is_bound_to, modules_of, own_forward
 from skipcache.branches import branches_of
 from skipcache.engines import Features, Recent, StepResult
 from skipcache.engines.answers import Answers
@@ -191,7 +191,7 @@ class FxEngine:
     def _first(self, call: Call) -> StepResult:
         """The first step of a signature: it runs as usual, and is recorded, traced, cut and proved."""
         function, whole = innermost(own_forward(self.model)), self.compile is not False
-        before, outside, blocks = versions(call), Outside(self.model.modules()), self.stack.blocks
+        before, outside, blocks = versions(call), Outside(modules_of(self.model)), self.stack.blocks
         noted = [path for i, path in enumerate(blocks) if whole or i not in self.deep]
         modules = map(self.model.get_submodule, noted)
         answers = Answers(modules, outside, call.sample.device, branches_of(self.model))
@@ -202,7 +202,8 @@ class FxEngine:
         try:
             if versions(call) != before:
                 raise Untraceable(WRITES)
-            made = Programs.of(function, self.model, self.stack, self.deep, recording, call, self.compile)
+            known = None if answers.unsound else outside
+            made = Programs.of(function, self.model, self.stack, self.deep, recording, call, self.compile, known)
             features = proved(made, call, recording, outside, answers)
         except Exception as error:  # the forward's own Python may fail in any way on tensors without values
             self._keep(call, Refused(reason_of(error)))

@@ -64,8 +64,12 @@ class Tracer(TorchFunctionMode):
 
     def blank(self, outline: Outline) -> Tensor:
         """A fake tensor, not known yet."""
-        with torch._C.DisableTorchFunction(), self._fake:
-            return outline.blank()
+        shape, dtype, device, stride = outline
+        with torch._C.DisableTorchFunction():
+            if device.type == "meta" or stride is None:
+                with self._fake:
+                    return outline.blank()
+            return FakeTensor(self._fake, torch.empty_strided(shape, stride, dtype=dtype, device="meta"), device)
 
     def input(self, name: str) -> fx.Node:
         """A new argument of the graph, behind those that it has."""

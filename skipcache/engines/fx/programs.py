@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from skipcache.blocks import Outline, Outside, Streams, arguments_of, as_entering
+from skipcache.blocks import Outline, Outside, Streams, arguments_of, as_entering, modules_of
 from skipcache.engines import Features
 from skipcache.engines.fx.assumptions import Guard
 from skipcache.engines.fx.cut import WEIGHT, Canonical, Cut, Points, cut_graph, finish
@@ -89,15 +89,19 @@ class Programs:
         recording: Recording,
         call: Any,
         compile: Options,
+        outside: Outside | None = None,
     ) -> Programs:
-        """Trace `function` on the arguments of `call`, as `recording` shows it to run. Raises `Untraceable`."""
+        """Trace `function` on the arguments of `call`, as `recording` shows it to run. Raises `Untraceable`.
+
+        `outside` was found before, and nothing there has changed since; None where that is not known.
+        """
         if recording.overwritten:
             raise Untraceable(
                 f"the forward writes in place to what {', '.join(recording.overwritten)} takes or returns"
             )
         leaves, spec = pytree.tree_flatten((call.args, dict(call.kwargs)))
         names = [f"input_{i}" for i in range(len(leaves))]
-        outside = Outside(model.modules())
+        outside = Outside(modules_of(model)) if outside is None else outside
         with torch.inference_mode(False), torch.no_grad():
             try:
                 traced = trace(function, model, stack.blocks, recording, names, leaves, spec)

@@ -6,6 +6,7 @@ names stand for outside of it is compared on every call (`Guard`). Torch's and P
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import sys
@@ -43,7 +44,7 @@ class Reads:
 
     def _enter(self, frame: types.FrameType, event: str, _: Any) -> None:
         code = frame.f_code
-        if code not in self._ran and not _is_trusted(code.co_filename):
+        if code not in self._ran and not _is_trusted(code.co_filename, frame.f_globals.get("__name__", "")):
             self._ran[code] = frame.f_globals
 
     @property
@@ -51,8 +52,12 @@ class Reads:
         """All names in that code, and all strings that may be names, as `getattr(self, "scale", 1)` has them."""
         return frozenset(name for code in self._ran for name in _names(code))
 
-    def places(self) -> Iterator[Place]:
+    def places(self) -> list[Place]:
         """Where the names of that code are looked up: in its globals, and in the modules and classes among these."""
+        places = list(self._by_name())
+        return [*places, *self._closures(places)]
+
+    def _by_name(self) -> Iterator[Place]:
         names, seen = self.names, set[int]()
         for code, held in self._ran.items():
             for name in _names(code):
@@ -61,16 +66,79 @@ class Reads:
                     yield from _inside(held[name], names, seen)
                 elif name in sys.modules:  # imported within the function
                     yield from _inside(sys.modules[name], names, seen)
-        yield from self._closures()
 
-    def _closures(self) -> Iterator[Place]:
+    def _closures(self, places: list[Place]) -> Iterator[Place]:
         """What functions keep of the function that made them, unless they were made in this very forward."""
         made_here = {const for code in self._ran for const in code.co_consts if isinstance(const, types.CodeType)}
-        kept = [code for code in self._ran if code.co_freevars and code not in made_here]
-        for function in gc.get_referrers(*kept) if kept else ():
-            if isinstance(function, types.FunctionType) and function.__closure__:
+        kept = {code: held for code, held in self._ran.items() if code.co_freevars and code not in made_here}
+        if not kept:
+            return
+        found = _Functions()
+        for held, name in places:
+            found.look_at(held.get(name))
+        found.look_at([_named(held, getattr(code, "co_qualname", "")) for code, held in kept.items()])
+        # To search all objects of the process takes longer than many a trace.
+        probe = next(iter(kept)).replace(co_name="probe")
+        ours = _references({probe: {}})[0]
+        counts = zip(kept.items(), _references(kept))
+        missed = [code for (code, held), count in counts if count - ours != found.references(code, held)]
+        for function in gc.get_referrers(*missed) if missed else ():
+            found.look_at(function)
+        for function in found.functions.values():
+            if function.__code__ in kept and function.__closure__:
                 cells = Cells(function.__code__.co_freevars, function.__closure__)
                 yield from ((cells, name) for name in cells)
+
+
+class _Functions:
+    """Functions that can be reached from what was looked at: by wrappers and by closures."""
+
+    def __init__(self) -> None:
+        self.functions: dict[int, types.FunctionType] = {}
+
+    def look_at(self, value: Any) -> None:
+        ahead = [value]
+        while ahead:
+            value = ahead.pop()
+            if isinstance(value, list):
+                ahead.extend(value)
+            elif isinstance(value, (types.MethodType, staticmethod, classmethod)):
+                ahead.append(value.__func__)
+            elif isinstance(value, property):
+                ahead.append(value.fget)
+            elif isinstance(value, functools.partial):
+                ahead.append(value.func)
+            elif isinstance(value, types.FunctionType) and id(value) not in self.functions:
+                self.functions[id(value)] = value
+                ahead.extend(contents for cell in value.__closure__ or () if callable(contents := _contents(cell)))
+
+    def references(self, code: types.CodeType, held: Mapping[str, Any]) -> int:
+        """How often those that were found, and the function whose code makes them, refer to `code`; -1 for none."""
+        maker = _named(held, getattr(code, "co_qualname", "").rpartition(".<locals>.")[0])
+        consts = maker.__code__.co_consts if isinstance(maker, types.FunctionType) else ()
+        known = sum(function.__code__ is code for function in self.functions.values())
+        return known + sum(const is code for const in consts) if known else -1
+
+
+def _references(codes: Mapping[types.CodeType, Any]) -> list[int]:
+    """How many references there are to each; a variable or a dict of the caller is one of them."""
+    return [sys.getrefcount(code) for code in codes]
+
+
+def _named(held: Mapping[str, Any], path: str) -> Any:
+    """What stands at a dotted path of names in a module, as classes keep it; None where nothing does."""
+    names = path.split(".")
+    value = held.get(names[0])
+    for name in names[1:]:
+        value = vars(value).get(name) if isinstance(value, type) else None
+    return value
+
+
+def _contents(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
 
 
 class Cells(dict[str, types.CellType]):
@@ -80,10 +148,7 @@ class Cells(dict[str, types.CellType]):
         super().__init__(zip(names, cells))
 
     def __getitem__(self, name: str) -> Any:
-        try:
-            return super().__getitem__(name).cell_contents
-        except ValueError:
-            return None
+        return _contents(super().__getitem__(name))
 
     def get(self, name: str, default: Any = None) -> Any:
         return self[name]
@@ -120,5 +185,7 @@ def is_foreign(module: str) -> bool:
     return module.partition(".")[0] in _FOREIGN
 
 
-def _is_trusted(file: str) -> bool:
+def _is_trusted(file: str, module: str) -> bool:
+    if file == "<string>":  # made by a program, as the methods of dataclasses are
+        return is_foreign(module)
     return file.startswith(("<frozen", *_TRUSTED)) or (file.startswith(_STDLIB) and _PACKAGES not in file)

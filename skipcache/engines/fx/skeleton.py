@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from typing import Any
 
 from torch import nn
@@ -40,9 +40,12 @@ class Skeleton:
         self._answer, self._shared, self._leaves = answer, shared, leaves
         self._inner = {path.rpartition(".")[0] for path in blocks}
         self._inner |= {path[:i] for path in self._inner for i, c in enumerate(path) if c == "."} | {""}
-        self._made: dict[int, tuple[nn.Module, nn.Module]] = {}
+        self._made: dict[int, tuple[nn.Module, nn.Module, str]] = {}
+        self._model, self._bound = model, False
         self.root = self._stand_in(model, "")
-        self._rebind()
+        self._bound = True
+        for _, made, _ in list(self._made.values()):
+            self._rebind(made)
 
     def _stand_in(self, module: nn.Module, path: str) -> nn.Module:
         if id(module) in self._made:
@@ -52,43 +55,47 @@ class Skeleton:
         made = object.__new__(type(module))
         state = made.__dict__
         state.update(module.__dict__)
-        self._made[id(module)] = (module, made)
+        self._made[id(module)] = (module, made, path)
         if not self._shared:
-            state.update((name, _copied(value)) for name, value in state.items())
+            state.update((name, _copied(value)) for name, value in state.items() if name not in _OWN)
+        inner = path in self._inner
         prefix = f"{path}." if path else ""
-        state["_modules"] = type(module._modules)(
-            (name, child if child is None else self._stand_in(child, prefix + name))
-            for name, child in module._modules.items()
-        )
+        children = _Children(module._modules, self, prefix) if module._modules else {}
+        # Within a leaf they are made when they are asked for, which glue seldom does.
+        state["_modules"] = type(module._modules)(children.items()) if inner else children
         state["_compiled_call_impl"] = None
-        if path not in self._inner:
+        if not inner:
             state["forward"] = functools.partial(self._answer, path)
             state.update((name, OrderedDict()) for name in HOOKS)
         else:
             state.pop("forward", None)
+        if self._bound:
+            self._rebind(made)
         return made
 
-    def _rebind(self) -> None:
+    def _rebind(self, made: nn.Module) -> None:
         """Bound methods that a module keeps of itself or of another one must not lead back to the model."""
-        for _, made in self._made.values():
-            for name, value in made.__dict__.items():
-                if isinstance(value, types.MethodType) and id(value.__self__) in self._made:
-                    made.__dict__[name] = types.MethodType(value.__func__, self._made[id(value.__self__)][1])
+        for name, value in made.__dict__.items():
+            if isinstance(value, types.MethodType) and isinstance(value.__self__, nn.Module):
+                made.__dict__[name] = types.MethodType(value.__func__, self._known(value.__self__))
+
+    def _known(self, module: nn.Module) -> nn.Module:
+        """The stand-in for `module`; itself where it is no part of the model."""
+        if id(module) in self._made:
+            return self._made[id(module)][1]
+        paths = (path for path, other in self._model.named_modules() if other is module)
+        path = next(paths, None)
+        return module if path is None else self._stand_in(module, path)
 
     @property
     def glue(self) -> dict[str, nn.Module]:
         """The model's modules that are no leaves, by path: their own code is what a graph is made of."""
-        return {path: module for module, made, path in self._walk() if path in self._inner}
-
-    def _walk(self) -> Iterator[tuple[nn.Module, nn.Module, str]]:
-        names = {id(made): path for path, made in self.root.named_modules()}
-        for module, made in self._made.values():
-            yield module, made, names.get(id(made), "")
+        return {path: module for module, _, path in self._made.values() if path in self._inner}
 
     def written(self) -> list[str]:
         """The attributes that the forward has set, removed or changed on the stand-ins."""
         found = []
-        for module, made, path in self._walk():
+        for module, made, path in self._made.values():
             for name in made.__dict__.keys() | module.__dict__.keys():
                 if name in _OWN:
                     continue
@@ -99,12 +106,33 @@ class Skeleton:
 
     def hand_over(self) -> None:
         """Write what the forward has set on the stand-ins to the model, as if it had run there."""
-        for module, made in self._made.values():
+        for module, made, _ in self._made.values():
             for name in made.__dict__.keys() - _OWN:
                 if made.__dict__[name] is not module.__dict__.get(name, _ABSENT):
                     module.__dict__[name] = made.__dict__[name]
             for name in module.__dict__.keys() - made.__dict__.keys() - _OWN:
                 del module.__dict__[name]
+
+
+class _Children(dict[str, nn.Module | None]):
+    """The children of a stand-in, each made when it is asked for."""
+
+    def __init__(self, children: dict[str, nn.Module | None], skeleton: Skeleton, prefix: str) -> None:
+        super().__init__(children)
+        self._skeleton, self._prefix = skeleton, prefix
+
+    def __getitem__(self, name: str) -> nn.Module | None:
+        child = super().__getitem__(name)
+        return child if child is None else self._skeleton._stand_in(child, self._prefix + name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if super().__contains__(name) else default
+
+    def values(self) -> Any:
+        return [self[name] for name in self]
+
+    def items(self) -> Any:
+        return [(name, self[name]) for name in self]
 
 
 _ABSENT = object()

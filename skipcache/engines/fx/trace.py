@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import sys
 from collections.abc import Collection, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from skipcache.blocks import Outline, arguments_of, as_entering
+from skipcache.blocks import Generators, Outline, arguments_of, as_entering
 from skipcache.branches import SKIPS, branches_of
 from skipcache.engines.fx.errors import Stale, Untraceable
 from skipcache.engines.fx.function_mode import Tracer, tracing
@@ -136,17 +134,9 @@ def _filled(tracer: Tracer, path: str, leaf: Any) -> Any:
 @contextmanager
 def _no_draws() -> Iterator[None]:
     """Refuses Python's and NumPy's random numbers, which torch sees nothing of, and gives back what was drawn."""
-    before, numpy_before = random.getstate(), _numpy_state()
+    before = Generators(torch.device("cpu"))
     yield
-    if random.getstate() != before:
-        random.setstate(before)
-        raise Untraceable("the forward draws random numbers from Python's random")
-    if repr(_numpy_state()) != repr(numpy_before):
-        sys.modules["numpy"].random.set_state(numpy_before)
-        raise Untraceable("the forward draws random numbers from NumPy")
-
-
-def _numpy_state() -> Any:
-    """The place in its stream that NumPy's global generator stands at, if anyone uses it."""
-    numpy = sys.modules.get("numpy")
-    return numpy and numpy.random.get_state()
+    drawn = before.drawn()
+    if drawn:
+        before.put_back()
+        raise Untraceable(f"the forward draws random numbers from {drawn[0]}")

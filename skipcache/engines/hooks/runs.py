@@ -89,12 +89,12 @@ class WiringObserver:
 
     def block(self, block: BlockCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         index, kind, deep = block.index, type(block.module), self.engine.deep
-        arguments, given = arguments_of(*as_entering(block.module, args, kwargs)), arguments_of(args, kwargs)
+        arguments = arguments_of(*as_entering(block.module, args, kwargs))
         self._learn_inlets(kind, arguments)
         if index in deep and not any(i in deep for i in self._called):
             self._entry = {key: x for key, x in arguments.items() if isinstance(x, Tensor)}
             self._watch("entry", tuple(self._entry.values()))
-        self._first = self._first if self._called else outlines_of(given)
+        self._first = self._first if self._called else outlines_of(arguments_of(args, kwargs))
         self._called.append(index)
         output = self._noted(block, args, kwargs)
         self.ran += 1

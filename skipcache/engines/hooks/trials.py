@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from skipcache.blocks import Outside, Streams, quietly
+from skipcache.blocks import Outside, Streams, modules_of, quietly
 from skipcache.branches import branches_of
 from skipcache.engines import Features, beside, lost_effects, same_output
 from skipcache.engines.answers import Answers
@@ -35,7 +35,7 @@ class Trials:
 
     def __init__(self, engine: HookEngine, forward: Callable[..., Any], call: Call) -> None:
         self.engine, self.forward, self.call = engine, forward, call
-        self.outside = Outside(engine.model.modules())
+        self.outside = Outside(modules_of(engine.model))
         ends = [block.module for block in engine.blocks if block.index not in engine.deep]
         self.answers = Answers(ends, self.outside, call.sample.device, branches_of(engine.model))
         self.full = WiringObserver(engine, call.batch, self.answers)
@@ -73,7 +73,7 @@ class Trials:
         engine = self.engine
         trial = Trial(engine, self.call.batch, wiring, _of(features.D), answers)
         watched = Watched(trial, engine, wiring, caches=True)
-        with quietly(self.call.sample.device, engine.model) as after:
+        with quietly(self.call.sample.device, engine.model, answers and self.outside) as after:
             self.outside.put_back()
             try:
                 again = engine.do(watched, self.forward, self.call)
