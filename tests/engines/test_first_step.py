@@ -4,11 +4,13 @@ from collections import Counter
 
 import pytest
 import torch
+from torch import nn
 
 import skipcache
+from tests.models.grafted import grafted
 from tests.models.odd import Tiny, noise, tiny
 from tests.models.peak import peak_of
-from tests.models.sampling import build, equal, sample
+from tests.models.sampling import build, equal, inputs, sample
 
 FAMILIES = ["dit", "latte", "flux_dev", "wan", "original_latte"]
 
@@ -34,6 +36,72 @@ def test_each_block_runs_once_on_the_first_step(name, engine, keep):
     ran.clear()
     sample(name, model, steps=3)
     assert skipcache.report(model).cached_steps == 2, "the step that was proved is followed by cached ones"
+
+
+@pytest.mark.parametrize("engine", ["hooks", "fx"])
+def test_nor_do_they_run_twice_in_inference_mode_or_for_the_lanes_of_guidance(engine):
+    model = build("dit")
+    ran = counted(model)
+    skipcache.accelerate(model, interval=3, engine=engine)
+    kwargs, _, _ = inputs("dit", model)
+    with torch.inference_mode():
+        for label in (1, 2):
+            kwargs["class_labels"] = torch.full_like(kwargs["class_labels"], label)
+            model(**kwargs, timestep=torch.full_like(kwargs["class_labels"], 900))
+    assert ran == Counter(dict.fromkeys(skipcache.find_stack(model).blocks, 2))
+    assert skipcache.report(model).engine == engine and not skipcache.report(model).reasons
+
+
+@pytest.mark.parametrize("engine", ["hooks", "fx"])
+@pytest.mark.parametrize("fuse", ["add", "concat"])
+@pytest.mark.parametrize("name", ["dit", "latte"])
+def test_nor_do_blocks_that_branches_join(name, fuse, engine):
+    model = grafted(name, fuse)
+    expected, ran = sample(name, model, steps=1), counted(model)
+    skipcache.accelerate(model, interval=3, engine=engine)
+    assert equal(sample(name, model, steps=1), expected)
+    assert ran == Counter(skipcache.find_stack(model).blocks)
+    sample(name, model, steps=3)
+    assert skipcache.report(model).cached_steps == 2 and skipcache.report(model).engine == engine
+
+
+class Compiles(Tiny):
+    """Torch's own attention, and a function that the forward compiles, between the blocks and behind them."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.compiled = []
+
+        def compiler(graph, _):
+            self.compiled.append(graph)
+            return graph.forward
+
+        self.scale = torch.compile(scaled, backend=compiler)
+
+    def before(self, h, x, t):
+        return self.scale(h + self.attention(h, h, h, need_weights=False)[0])
+
+    def after(self, h, x, t):
+        return self.scale(h + self.attention(h, h, h, need_weights=False)[0])
+
+
+def scaled(h):
+    return h * 0.5
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+def test_the_first_step_keeps_its_bits_and_compiles_nothing_anew(keep):
+    torch.compiler.reset()
+    plain, model = tiny(Compiles), tiny(Compiles)
+    x, t = noise(), torch.full((2,), 950.0)
+    with torch.no_grad():
+        expected = plain(x, t)
+        model(x, t)
+        before = len(model.compiled)
+        skipcache.accelerate(model, interval=3, keep=keep, engine="hooks")
+        assert torch.equal(model(x, t), expected)
+    assert before == len(model.compiled) == 1 and not skipcache.report(model).reasons
 
 
 @pytest.mark.parametrize("name", ["latte", "flux_dev"])

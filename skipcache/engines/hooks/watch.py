@@ -170,7 +170,7 @@ class Watched:
         self._handed = take_apart(output)[0] if skipped and deep and self._through else ()
         if index in self._ends:
             self._compare(index, output)
-        if self.known is not None and index == self.known.last:
+        if index == (self.deep.stop - 1 if self.known is None else self.known.last):
             watch.end_soon()
         if skipped or index >= self.deep.start:
             watch.resume()
