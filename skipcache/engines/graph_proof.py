@@ -42,20 +42,20 @@ def proved(made: Programs, call: Call, recording: Recording, outside: Outside, a
 
 def _comes_out(made: Programs, call: Call, output: Any, features: Features, outside: Outside, answers: Answers) -> bool:
     model, blocks = made.layout.model, made.layout.stack.blocks
-    root = _answered(model, blocks, answers)
+    skeleton = _answered(model, blocks, answers)
     try:
-        return _flaw(made, call, output, features, outside, root, answers) is None
+        return _flaw(made, call, output, features, outside, skeleton.root, answers) is None
     except Exception:  # the programs may read a tensor of which no values are held, in any way
         return False
 
 
-def _answered(model: nn.Module, blocks: Collection[str], answers: Answers) -> nn.Module:
-    """A stand-in for `model`, for whose blocks `answers` stands."""
+def _answered(model: nn.Module, blocks: Collection[str], answers: Answers) -> Skeleton:
+    """Stand-ins for `model`, for whose blocks `answers` stands."""
 
     def answer(path: str, *args: Any, **kwargs: Any) -> Any:
         return answers.answer(path, args, kwargs)
 
-    return Skeleton(model, blocks, answer, leaves=frozenset(blocks)).root
+    return Skeleton(model, blocks, answer, leaves=frozenset(blocks))
 
 
 def _flaw(

@@ -6,7 +6,7 @@ from diffusers.hooks.hooks import HookRegistry
 from diffusers.hooks.hooks import ModelHook as DiffusersHook
 from torch import nn
 
-from skipcache.blocks.attributes import HOOKS, REGISTRIES, TORCH, WRAPPERS
+from skipcache.blocks.attributes import HOOKS, REGISTRIES, TORCH, WRAPPERS, modules_of, tag_of
 
 
 def test_hooks_and_registries_are_torch_s_and_wrappers_are_not():
@@ -30,3 +30,18 @@ def test_attributes_of_a_model_s_own_are_none_of_them():
             self.count, self.table = 0, torch.zeros(2)
 
     assert Counts().__dict__.keys() - (TORCH | WRAPPERS) == {"count", "table"}
+
+
+def test_all_modules_of_a_tree_are_found_in_torch_s_order_each_once():
+    shared = nn.Linear(2, 2)
+    tree = nn.Sequential(nn.Sequential(shared, nn.ReLU()), nn.ModuleDict({"a": shared, "b": nn.Sequential(nn.Tanh())}))
+    tree.register_module("none", None)
+    assert modules_of(tree) == list(tree.modules())
+
+
+def test_a_tag_changes_with_each_write():
+    module = nn.Linear(2, 2)
+    before = tag_of(module.__dict__)
+    assert tag_of(module.__dict__) == before
+    module.new = 1
+    assert before is None or tag_of(module.__dict__) != before

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import types
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from typing import Any
@@ -115,15 +116,17 @@ class Skeleton:
 
 
 class _Children(dict[str, nn.Module | None]):
-    """The children of a stand-in, each made when it is asked for."""
+    """The children of a stand-in, each made when it is asked for. They do not keep the skeleton, which keeps them."""
 
     def __init__(self, children: dict[str, nn.Module | None], skeleton: Skeleton, prefix: str) -> None:
         super().__init__(children)
-        self._skeleton, self._prefix = skeleton, prefix
+        self._skeleton, self._prefix = weakref.ref(skeleton), prefix
 
     def __getitem__(self, name: str) -> nn.Module | None:
         child = super().__getitem__(name)
-        return child if child is None else self._skeleton._stand_in(child, self._prefix + name)
+        skeleton = self._skeleton()
+        assert skeleton is not None, "whoever runs on the stand-ins keeps the skeleton"
+        return child if child is None else skeleton._stand_in(child, self._prefix + name)
 
     def get(self, name: str, default: Any = None) -> Any:
         return self[name] if super().__contains__(name) else default

@@ -10,7 +10,7 @@ import torch
 
 import skipcache
 from skipcache.engines.fx.assumptions import Guard
-from skipcache.engines.fx.reads import Reads
+from skipcache.engines.fx.reads import Cells, Reads
 from tests.models.odd import Tiny, programs, run, tiny
 
 FLAG = 1.0
@@ -175,3 +175,48 @@ def test_callbacks_of_the_garbage_collector_are_no_code_of_the_forward():
         assert kept and collected.__code__ not in reads._ran and gc.isenabled()
     finally:
         gc.callbacks.remove(collected)
+
+
+def decorated(function):
+    kept = 1
+
+    def wrapper(x):
+        nonlocal kept
+        kept += 0
+        return function(x) + kept
+
+    return wrapper
+
+
+@decorated
+def known(x):
+    return x
+
+
+class Base:
+    def ahead(self):
+        return 1
+
+
+class Own(Base):
+    def ahead(self):
+        return super().ahead() + known(1)
+
+
+def read(function, *args):
+    with Reads() as reads:
+        function(*args)
+    return sorted(name for held, name in reads.places() if isinstance(held, Cells))
+
+
+def test_closures_that_names_lead_to_are_found_without_a_search_of_the_process(monkeypatch):
+    def searched(*_):
+        raise AssertionError
+
+    monkeypatch.setattr("skipcache.engines.fx.reads.gc.get_referrers", searched)
+    assert read(Own().ahead) == ["__class__", "function", "kept"]
+
+
+def test_a_closure_that_no_name_leads_to_is_found_too():
+    hidden = [decorated(abs)]
+    assert read(lambda: known(1) + hidden[0](1)).count("kept") == 2

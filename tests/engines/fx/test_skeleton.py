@@ -1,5 +1,8 @@
 """A forward runs on stand-ins: leaves are answered by someone else, and nothing of the model is touched."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -144,3 +147,46 @@ def test_what_was_written_is_handed_over_where_it_is_asked_for():
     skeleton.hand_over()
     assert model.count == 7 and model.core.cache is X and "entry" not in model.__dict__
     assert "forward" not in model.core.__dict__ and model.core.layers[0](X) is not None
+
+
+class Nested(nn.Module):
+    """A leaf with modules in it, one of which glue calls itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.others = Part(1), nn.ModuleList([Part(2), Part(3)])
+
+    def forward(self, x):
+        return self.first(x) + self.others[1](x)
+
+
+class CallsInside(Model):
+    def __init__(self):
+        super().__init__()
+        self.inlet = Nested()
+        self.again = self.inlet.first.forward  # bound to a module within a leaf
+
+    def forward(self, x):
+        first, second = self.inlet.others
+        return super().forward(x) + second(x) + self.inlet.others[0](first(x)) + self.again(x)
+
+
+def test_what_is_in_a_leaf_is_stood_in_for_on_demand_and_answered_by_its_path():
+    model, skeleton, called = made(CallsInside())
+    assert torch.equal(skeleton.root(X), model(X))
+    inside = ["inlet.others.1", "inlet.others.0", "inlet.others.0"]
+    assert called == ["inlet", *BLOCKS, *inside]
+    assert [path for _, _, path in skeleton._made.values()].count("inlet.first") == 1
+
+
+def test_a_skeleton_goes_at_once():
+    gc.collect()
+    gc.disable()
+    try:
+        model, skeleton, called = made(CallsInside())
+        skeleton.root(X)
+        gone = weakref.ref(skeleton)
+        del model, skeleton, called
+        assert gone() is None
+    finally:
+        gc.enable()
