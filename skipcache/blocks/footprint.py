@@ -13,12 +13,21 @@ import itertools
 import logging
 import os
 import random
+import re
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    FunctionType,
+    MappingProxyType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+)
 from typing import Any
 
 import numpy
@@ -27,17 +36,27 @@ from torch import Tensor, nn
 
 from skipcache.blocks.attributes import TORCH, WRAPPERS
 from skipcache.blocks.outline import equal_values
-from skipcache.blocks.shards import is_divided
 
 MOST = 4096  # values that are followed
 _NOT_OWN = TORCH | WRAPPERS
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), type(NotImplemented))
 _TORCH = (torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size)
-_INERT = (*_TORCH, type, ModuleType, BuiltinFunctionType, enum.Enum, range, slice, logging.Logger, numpy.dtype)
+_INERT = (
+    *_TORCH,
+    type,
+    ModuleType,
+    BuiltinFunctionType,
+    enum.Enum,
+    range,
+    slice,
+    re.Pattern,
+    logging.Logger,
+    numpy.dtype,
+)
 _LOCKS = (type(threading.Lock()), type(threading.RLock()))
 _NOT_FOLLOWED = (*_PLAIN, *_INERT, *_LOCKS)
 _QUICK = frozenset((*_PLAIN, *_TORCH))
-_HELD = (list, tuple, deque, Set)
+_HELD: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
 _NO_VALUE = object()
 _COMPILERS = os.path.dirname(torch.__file__) + os.sep
 
@@ -87,8 +106,8 @@ class Footprint:
         self._ahead.extend(x for x in before if type(x) not in _QUICK)
 
     def _tensor(self, x: Tensor) -> None:
-        if is_divided(x):
-            self.opaque = f"a {type(x).__name__}"
+        if type(x) not in (Tensor, nn.Parameter) or x.layout is not torch.strided or x.is_quantized:
+            self.opaque = f"a {type(x).__name__} of a kind of its own"
         elif not x.is_meta:
             self._tensors.append((x, x.detach().clone()))
 
@@ -111,12 +130,15 @@ def _own(held: dict[str, Any]) -> list[Any]:
 
 def _state_of(value: Any) -> State | None:
     """Reads what may change in `value`, as a list; None where that is not known."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):  # what a class makes of its items may be slow, or load a library
         own = _attributes_of(value)
-        return lambda: [*value.keys(), *value.values(), *own()]
-    if isinstance(value, _HELD):
-        own = _attributes_of(value)
-        return lambda: [*value, *own()]
+        return lambda: [*dict.keys(value), *dict.values(value), *own()]
+    if isinstance(value, MappingProxyType):
+        return lambda: [*value.keys(), *value.values()]
+    kind = next((kind for kind in _HELD if isinstance(value, kind)), None)
+    if kind is not None:
+        own, items = _attributes_of(value), kind.__iter__
+        return lambda: [*items(value), *own()]
     if isinstance(value, numpy.ndarray):
         return None if value.dtype.hasobject else lambda: [str(value.shape), value.tobytes()]
     if isinstance(value, torch.Generator):
@@ -141,6 +163,8 @@ def _state_of(value: Any) -> State | None:
 def _code_of(value: Any) -> State | None:
     if isinstance(value, MethodType):
         return lambda: [value.__func__, value.__self__]
+    if isinstance(value, (BuiltinFunctionType, MethodWrapperType)):
+        return lambda: [value.__self__]
     if isinstance(value, functools.partial):
         return lambda: [value.func, value.args, value.keywords]
     if isinstance(value, (staticmethod, classmethod)):
@@ -159,7 +183,7 @@ def _object_of(value: Any) -> State | None:
     slots = [name for base in kind.__mro__ for name in _names(base.__dict__.get("__slots__", ()))]
     if kind.__module__.partition(".")[0] == "torch" or hasattr(kind, "__next__"):
         return None
-    return _attributes_of(value) if slots or isinstance(getattr(value, "__dict__", None), dict) else None
+    return _attributes_of(value) if slots or _dict_of(value) is not None else None
 
 
 def _attributes_of(value: Any) -> State:
@@ -167,11 +191,19 @@ def _attributes_of(value: Any) -> State:
     slots = [name for base in type(value).__mro__ for name in _names(base.__dict__.get("__slots__", ()))]
 
     def state() -> list[Any]:
-        held = getattr(value, "__dict__", None)
-        mine = [x for name, kept in held.items() for x in (name, kept)] if isinstance(held, dict) else []
+        held = _dict_of(value)
+        mine = [x for name, kept in held.items() for x in (name, kept)] if held else []
         return [*mine, *(getattr(value, name, _NO_VALUE) for name in slots)]
 
     return state
+
+
+def _dict_of(value: Any) -> dict[str, Any] | None:
+    try:
+        held = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return None
+    return held if isinstance(held, dict) else None
 
 
 def _names(slots: Any) -> tuple[str, ...]:

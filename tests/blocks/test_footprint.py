@@ -22,6 +22,7 @@ class Keeps(nn.Module):
         self.n, self.held, self.tensors = 0, {"a": [1, {2}]}, (torch.zeros(2),)
         self.space, self.slots, self.array = SimpleNamespace(deep=[SimpleNamespace(n=0)]), Slots(), numpy.zeros(2)
         self.slots.n = 0
+        self.push = self.space.deep.append
 
 
 CHANGES = {
@@ -34,6 +35,7 @@ CHANGES = {
     "a buffer": lambda m: m.mean.add_(1),
     "another buffer": lambda m: setattr(m, "mean", torch.zeros(2)),
     "an object": lambda m: setattr(m.space.deep[0], "n", 1),
+    "a bound function": lambda m: m.push(1),
     "a slot": lambda m: setattr(m.slots, "n", 1),
     "an array": lambda m: m.array.put(0, 1),
     "a child": lambda m: setattr(m.inner, "n", 1),
