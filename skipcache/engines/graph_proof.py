@@ -69,7 +69,8 @@ def _flaw(
 ) -> str | None:
     """What the programs do differently. `root`: run them on this stand-in, for whose blocks `answers` stands."""
     outputs, lost = [], None
-    with quietly(call.sample.device, made.layout.model, answers and outside) as after:
+    unchanged = None if answers is None else outside
+    with quietly(call.sample.device, made.layout.model, unchanged) as after:
         if answers is None or made.compile is not False:
             outside.put_back()
             if answers is not None:

@@ -59,15 +59,15 @@ def record(
         if first:
             recording.given = args, kwargs
             watched.enter(path, args, kwargs, not deep.start)
-        noted = answers is not None and at >= 0
-        call = answers.enter(path, args, kwargs) if noted and (whole or at not in deep) else None
+        noting = answers if at >= 0 else None
+        call = noting.enter(path, args, kwargs) if noting is not None and (whole or at not in deep) else None
         output = module(*args, **kwargs)
         if first:
             watched.leave()
-        if call is not None:
-            answers.leave(path, call, output, hold=at in ends)
-        elif noted:
-            answers.passes(path, output)
+        if noting is not None and call is not None:
+            noting.leave(path, call, output, hold=at in ends)
+        elif noting is not None:
+            noting.passes(path, output)
         leaves, spec = pytree.tree_flatten(output)
         recording.returned[path].append(([Outline.exactly(x) if isinstance(x, Tensor) else x for x in leaves], spec))
         if at in deep:

@@ -73,7 +73,8 @@ class Trials:
         engine = self.engine
         trial = Trial(engine, self.call.batch, wiring, _of(features.D), answers)
         watched = Watched(trial, engine, wiring, caches=True)
-        with quietly(self.call.sample.device, engine.model, answers and self.outside) as after:
+        outside = None if answers is None else self.outside
+        with quietly(self.call.sample.device, engine.model, outside) as after:
             self.outside.put_back()
             try:
                 again = engine.do(watched, self.forward, self.call)
