@@ -27,7 +27,8 @@ def test_names():
 @pytest.mark.parametrize("name", REAL_SIZES)
 def test_reduced_presets_run_on_both_engines(name, capsys, tmp_path):
     printed, file, result = run(capsys, tmp_path, name, *SHORT)
-    assert file == f"cpu-{name}.json" and "reduced on the CPU, not of real size: num_layers=6" in printed
+    layers = REAL_SIZES[name].changes(True, None)["num_layers"]
+    assert file == f"cpu-{name}.json" and f"not of real size: num_layers={layers}" in printed
     hooks, fx = result["rows"]
     assert (hooks["engine"], fx["engine"]) == ("hooks", "fx") and hooks["against"] == fx["against"] == "plain"
     # 3 full steps and 2 of the two outer blocks of six; the rest of the model is not in proportion.
@@ -47,7 +48,7 @@ def test_compiled_presets_stand_beside_the_compiled_model(capsys, tmp_path):
 def test_a_reference_of_any_predictor_without_blocks_on_cached_steps(capsys, tmp_path):
     arguments = ["latte-digits", *SHORT, "--predictor", "hold", "delta", "--keep", "0", "--batch", "3"]
     printed, file, result = run(capsys, tmp_path, *arguments)
-    assert file == "cpu-latte-digits-keep-0-0.json" and "reduced" not in printed and result["batch"] == 3
+    assert file == "cpu-latte-digits-keep-0-0-batch-3.json" and "reduced" not in printed and result["batch"] == 3
     assert [(row["predictor"], row["engine"]) for row in result["rows"]] == [
         ("hold", "hooks"),
         ("hold", "fx"),
