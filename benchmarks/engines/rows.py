@@ -60,3 +60,17 @@ class OneShot:
     @property
     def of_ideal(self) -> float | None:
         return None if self.ideal is None else self.speedup / self.ideal
+
+
+@dataclass(frozen=True)
+class RivalRow:
+    """A method's steps in steps of the plain model, or why it does not run.
+
+    FirstBlockCache has one full step, the first.
+    """
+
+    method: str
+    first_step: float | None = None
+    full_step: float | None = None
+    cached_step: float | None = None
+    error: str | None = None

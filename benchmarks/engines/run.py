@@ -23,8 +23,8 @@ from rich.console import Console
 import skipcache
 from skipcache.benchmarks.engines.memory import bytes_at_hand, check_fits
 from skipcache.benchmarks.engines.presets import Preset, find_preset
-from skipcache.benchmarks.engines.rows import OneShot, PresetRow
-from skipcache.benchmarks.engines.tables import preset_table, result_name
+from skipcache.benchmarks.engines.rows import OneShot, PresetRow, RivalRow
+from skipcache.benchmarks.engines.tables import preset_table, result_name, rival_table
 from skipcache.benchmarks.engines.turns import Run, in_turns, whole_runs
 from skipcache.benchmarks.names.predictors import label_of, make_predictor
 from skipcache.benchmarks.options.engines import EnginesSettings
@@ -91,6 +91,12 @@ class PresetBench:
             speedup=runs["plain"].seconds / runs["auto"].seconds,
             ideal=report.ideal_speedup,
         )
+
+    def rivals(self) -> list[RivalRow]:
+        """Caches of other packages, on the same full steps."""
+        from skipcache.benchmarks.engines.rivals import Rivals
+
+        return Rivals(self.pipeline, self.inputs, self.settings.steps).rows()
 
     def rows(self) -> Iterator[PresetRow]:
         steps = self.settings.steps
@@ -193,8 +199,6 @@ def _reset(pipes: dict[str, TimedPipeline]) -> None:
 def run_engines(settings: EnginesSettings, console: Console) -> Path:
     use_threads(settings.threads)
     bench = PresetBench(settings)
-    first = bench.one_shot()
-    rows = list(bench.rows())
     folder = settings.results or (settings.out if settings.on_cpu else Path("benchmarks") / "results")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{result_name(bench.device, settings)}.json"
@@ -204,9 +208,16 @@ def run_engines(settings: EnginesSettings, console: Console) -> Path:
         "reduced": bench.preset.changes or None,
         "parameters": sum(p.numel() for p in bench.model.parameters()),
         "device": describe_device(str(bench.device)),
-        "one_shot": None if first is None else asdict(first),
     }
-    write_json(path, settings, facts | {"rows": [asdict(row) for row in rows]})
-    console.print(preset_table(rows, first, settings, facts))
+    if settings.peers:
+        rivals = bench.rivals()
+        write_json(path, settings, facts | {"peers": [asdict(row) for row in rivals]})
+        console.print(rival_table(rivals, settings))
+    else:
+        first = bench.one_shot()
+        rows = list(bench.rows())
+        kept = {"one_shot": None if first is None else asdict(first), "rows": [asdict(row) for row in rows]}
+        write_json(path, settings, facts | kept)
+        console.print(preset_table(rows, first, settings, facts))
     console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     return path

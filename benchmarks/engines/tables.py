@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from skipcache.benchmarks.engines.rows import OneShot, PresetRow
+from skipcache.benchmarks.engines.rows import OneShot, PresetRow, RivalRow
 from skipcache.benchmarks.names.predictors import label_of
 from skipcache.benchmarks.options.engines import EnginesSettings
 from skipcache.benchmarks.show.tables import markdown, new_table
@@ -66,6 +66,16 @@ def _caption(first: OneShot | None, settings: EnginesSettings, facts: Mapping[st
         yield f"not of real size: {changes}"
 
 
+def rival_table(rows: Sequence[RivalRow], settings: EnginesSettings) -> Table:
+    table = new_table(f"{settings.preset}, {settings.steps} steps, one block at the start of cached steps")
+    for column in ("", "first", "full", "cached", ""):
+        table.add_column(column, justify="left" if column == "" else "right")
+    for row in rows:
+        cells = (_cell(value, "{:.3f}") for value in (row.first_step, row.full_step, row.cached_step))
+        table.add_row(row.method, *cells, row.error or "")
+    return table
+
+
 COLUMNS = ("speedup", "over", "ideal", "of ideal", "first", "full", "cached", "over hooks")
 CUDA_COLUMNS = ("peak MiB", "plain", "syncs/step", "plain")
 
@@ -109,7 +119,7 @@ def engines(results: Sequence[Mapping[str, Any]]) -> str:
     ]
     lines = []
     for result in results:
-        rows = [PresetRow(**row) for row in result["rows"]]
+        rows = [PresetRow(**row) for row in result.get("rows", ())]  # there are none in files of --peers
         for hooks, fx in zip(rows[::2], rows[1::2]):
             lines.append(
                 [

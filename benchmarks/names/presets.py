@@ -109,3 +109,23 @@ REAL_SIZES = {
     "wan-1.3b": _wan((13, 60, 104)),
 }
 PRESETS = (*REAL_SIZES, *REFERENCES)
+
+# The parts of `skipcache gpu` in the order in which they are wanted: arguments of `skipcache engines`.
+BATCH_2 = ["dit-xl-256", "--batch", "2"]  # as for one image with guidance
+PARTS: dict[str, list[str]] = {
+    "dit": BATCH_2,
+    "dit-keep-0": [*BATCH_2, "--keep", "0"],
+    "flux": ["flux-dev"],
+    "flux-keep-0": ["flux-dev", "--keep", "0"],
+    "graphs": [*BATCH_2, "--compile", "--mode", "reduce-overhead"],
+    "peers": [*BATCH_2, "--peers"],
+    "wan": ["wan-1.3b"],
+    "wan-keep-0": ["wan-1.3b", "--keep", "0"],
+    "compiled": [*BATCH_2, "--compile"],
+    "compiled-keep-0": [*BATCH_2, "--keep", "0", "--compile"],
+    "peers-flux": ["flux-dev", "--peers"],
+    "pixart": ["pixart-xl-1024"],
+    "latte": ["latte-xl-16x256"],
+    "dit-16": ["dit-xl-256", "--batch", "16"],
+}
+TEST_PART = "tests"  # those of the repository that need a GPU

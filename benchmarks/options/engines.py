@@ -1,11 +1,11 @@
-"""The options of `skipcache engines`."""
+"""The options of `skipcache engines` and `skipcache gpu`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from skipcache.benchmarks.names.presets import PRESETS, REAL_SIZES
+from skipcache.benchmarks.names.presets import PARTS, PRESETS, REAL_SIZES, TEST_PART
 from skipcache.benchmarks.options import shared
 from skipcache.benchmarks.options.checks import Checked, a_backend, a_folder, a_mode, a_usable_device
 from skipcache.benchmarks.options.option import option, positional
@@ -103,3 +103,13 @@ class EnginesSettings(Checked):
     def reduced(self) -> bool:
         """The presets of random weights are smaller than real."""
         return self.preset in REAL_SIZES and (self.size or ("reduced" if self.on_cpu else "real")) == "reduced"
+
+
+@dataclass(frozen=True)
+class GpuSettings(Checked):
+    """All that only a GPU can tell, in parts."""
+
+    parts: tuple[str, ...] = option((), "only these, most wanted first", choices=(*PARTS, TEST_PART), shown="all")
+    device: str = option("cuda", "cuda or cuda:1; cpu tries the parts at reduced sizes", check=a_usable_device)
+    seconds: int = option(570, "after which no part goes on", least=1, most=86_400, why="it is a time")
+    out: Path = shared.out("bench-out/gpu")
