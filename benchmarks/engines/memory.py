@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import skipcache
 from skipcache.benchmarks.engines.presets import Preset
@@ -26,6 +26,7 @@ from skipcache.benchmarks.engines.presets import Preset
 IN_A_BLOCK = 16  # hidden states
 IN_A_CACHE = 4
 ENGINES = 2
+META = torch.device("meta")
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,25 @@ class Need:
 
 
 def need(preset: Preset, batch: int, dtype: torch.dtype) -> Need:
-    """Of the preset, counted without building it."""
-    meta = torch.device("meta")
-    model = preset.build(meta, dtype)
-    weights = sum(x.numel() * x.element_size() for x in (*model.parameters(), *model.buffers()))
+    """Of the preset, counted without building it: layers are of one size, so models of one and of two tell it."""
+    one, two = (replace(preset, layers=n).build(META, dtype) for n in (1, 2))
+    least, more = _weights(one), _weights(two) - _weights(one)
+    return Need(least + (preset.layers_now - 1) * more, _hidden(preset, two, batch, dtype))
+
+
+def _weights(model: nn.Module) -> int:
+    return sum(x.numel() * x.element_size() for x in (*model.parameters(), *model.buffers()))
+
+
+def _hidden(preset: Preset, model: nn.Module, batch: int, dtype: torch.dtype) -> int:
+    """Bytes of what the first block returns."""
     sizes: list[int] = []
     first = model.get_submodule(skipcache.find_stack(model).blocks[0])
     first.register_forward_hook(lambda block, args, output: sizes.append(_bytes(output)))
     noise, conditions = preset.inputs(model, batch)
     with torch.no_grad():
-        model(noise.to(dtype), timestep=torch.zeros(batch, device=meta), **conditions, return_dict=False)
-    return Need(weights, max(sizes))
+        model(noise.to(dtype), timestep=torch.zeros(batch, device=META), **conditions, return_dict=False)
+    return max(sizes)
 
 
 def check_fits(preset: Preset, batch: int, dtype: torch.dtype, at_hand: int) -> None:
