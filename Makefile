@@ -7,7 +7,7 @@ SAMPLERS ?= ddim dpm++ ddpm
 JOBS ?= 2
 SEQUENCES ?= 10000
 
-.PHONY: bench test test-all fuzz lint docs links notebooks evidence engines dist clean
+.PHONY: bench test test-all fuzz lint docs links notebooks evidence engines gpu dist clean
 
 bench: .venv/installed
 	$(BIN)/skipcache bench --out $(OUT)
@@ -28,6 +28,10 @@ engines: .venv/installed
 	        --rounds 7 --results benchmarks/results || exit 1; \
 	done; done
 	$(BIN)/skipcache publish
+
+# All that only a GPU can tell, within 10 minutes, into bench-out/gpu; without one it says so.
+gpu: .venv/installed
+	$(BIN)/skipcache gpu
 
 # Each process runs tests of whole files, on one thread. test-all has more families, and whatever takes long.
 test: .venv/installed

@@ -26,6 +26,7 @@ COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         *(module.COMMAND for module in (bench, compare, peers, engines, train, inspect, evidence)),
+        engines.GPU,
         engines.OVERHEAD,
         evidence.DEFAULT,
         evidence.HALF,

@@ -1,15 +1,17 @@
 """`skipcache engines`: time alone, of both engines, by the run and by the step.
 
-The plain model, hooks and fx run in turns, and who goes first moves on from round to round, because a shared machine
-drifts by more than what is measured. Every figure is a ratio within a round; what is shown is the median of the rounds.
+The plain model, hooks and fx run in turns, step by step. Every figure is a median of pairs: a step over the same step
+of the plain model, made right before or after it. On a GPU, whose host is slow and noisy, speedups are those of whole
+runs in which nothing waits for the device.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -19,53 +21,90 @@ import torch
 from rich.console import Console
 
 import skipcache
-from skipcache.benchmarks.engines.presets import find_preset
-from skipcache.benchmarks.engines.tables import PresetRow, preset_table, result_name
+from skipcache.benchmarks.engines.memory import bytes_at_hand, check_fits
+from skipcache.benchmarks.engines.presets import Preset, find_preset
+from skipcache.benchmarks.engines.rows import OneShot, PresetRow, RivalRow
+from skipcache.benchmarks.engines.tables import preset_table, result_name, rival_table
+from skipcache.benchmarks.engines.turns import Run, in_turns, whole_runs
 from skipcache.benchmarks.names.predictors import label_of, make_predictor
 from skipcache.benchmarks.options.engines import EnginesSettings
-from skipcache.benchmarks.sampling.stopwatch import TimedPipeline, counted_syncs, garbage_kept
+from skipcache.benchmarks.sampling.stopwatch import TimedPipeline, counted_syncs
 from skipcache.benchmarks.sampling.threads import use_threads
 from skipcache.benchmarks.show.json_file import describe_device, write_json
 
 ENGINES = ("hooks", "fx")
-
-
-@dataclass(frozen=True)
-class Run:
-    """Seconds of a whole run, and those of the model at each step."""
-
-    seconds: float
-    steps: list[float]
-
-    def typical(self, at: Sequence[int]) -> float:
-        return median(self.steps[i] for i in at)
-
-
-Rounds = list[dict[str, Run]]  # in each round a run of every pipeline, by name
+USUAL_INTERVAL = 3  # of a first image
+EARLY = 3  # steps of the plain model that a first step is compared with
 
 
 class PresetBench:
-    """Pipelines around one model that share its weights. With `compile` fx is compiled, and so is its plain rival."""
+    """Pipelines around one model that share its weights. With `compile` fx is compiled, and so is its plain rival.
+
+    Raises ValueError for a size that does not fit the memory at hand.
+    """
 
     def __init__(self, settings: EnginesSettings) -> None:
         self.settings = settings
         self.device = torch.device(settings.device)
-        self.small = self.device.type == "cpu"
-        self.preset = find_preset(settings.preset)
+        self.preset = find_preset(settings.preset, settings.reduced, settings.blocks)
         self.batch = settings.batch or self.preset.batch_on(self.device)
         self.dtype = settings.dtype or ("bfloat16" if self.device.type == "cuda" else "float32")
-        self.model = self.preset.build(self.device, getattr(torch, self.dtype), self.small)
+        dtype = getattr(torch, self.dtype)
+        if isinstance(self.preset, Preset):
+            check_fits(self.preset, self.batch, dtype, bytes_at_hand(self.device))
+        self.model = self.preset.build(self.device, dtype)
         self.inputs = self.preset.inputs(self.model, self.batch)
-        self.plain = {"plain": self._pipeline()}
+        self.options: dict[str, Any] = {"backend": settings.compile} | (
+            {"mode": settings.mode} if settings.mode else {}
+        )
+        self.plain = {"plain": self.pipeline()}
         if settings.compile is not None:
-            self.plain["compiled"] = self._pipeline()
-            self.plain["compiled"].transformer.compile(backend=settings.compile)
+            self.plain["compiled"] = self.pipeline()
+            self.plain["compiled"].transformer.compile(**self.options)
+        in_turns(self.plain, self.inputs, 2, dict.fromkeys(self.plain, 1))  # its code is loaded
+
+    def pipeline(self, cls: type[TimedPipeline] = TimedPipeline) -> TimedPipeline:
+        """Around a copy of the model with the same weights in memory."""
+        shared = {id(x): x for x in (*self.model.parameters(), *self.model.buffers())}
+        pipe = cls(deepcopy(self.model, shared), self.preset.scheduler())
+        pipe.time_unit = self.preset.time_unit
+        pipe.clock = time.process_time if self.settings.cpu_time else time.perf_counter
+        return pipe
+
+    def one_shot(self) -> OneShot | None:
+        """The first image of all, with default arguments. Only the plain model has run before."""
+        steps = self.settings.one_shot
+        if not steps or self.settings.compile is not None:
+            return None
+        pipe = self.pipeline()
+        skipcache.accelerate(pipe, interval=USUAL_INTERVAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that this run saves less than 3x, since it has few steps
+            runs = in_turns({"plain": self.plain["plain"], "auto": pipe}, self.inputs, steps)
+        report = skipcache.report(pipe)
+        return OneShot(
+            steps=steps,
+            interval=USUAL_INTERVAL,
+            engine=report.engine,
+            full_steps=report.full_steps,
+            first_step=_first(runs["auto"], runs["plain"]),
+            speedup=runs["plain"].seconds / runs["auto"].seconds,
+            ideal=report.ideal_speedup,
+        )
+
+    def rivals(self) -> list[RivalRow]:
+        """Caches of other packages, on the same full steps."""
+        from skipcache.benchmarks.engines.rivals import Rivals
+
+        return Rivals(self.pipeline, self.inputs, self.settings.steps).rows()
 
     def rows(self) -> Iterator[PresetRow]:
+        steps = self.settings.steps
         for predictor, interval in product(self.settings.predictors, self.settings.intervals):
             ours = {engine: self._accelerated(engine, interval, predictor) for engine in ENGINES}
             pipes = {**self.plain, **ours}
-            first = {name: self._run(pipe, 3 * interval + 2).steps[0] for name, pipe in pipes.items()}
+            begun = in_turns(pipes, self.inputs, min(steps, 3 * interval + 2), dict.fromkeys(self.plain, EARLY))
+            first = {engine: _first(begun[engine], begun[self._rival(engine)]) for engine in ENGINES}
             _reset(ours)
             rounds = [self._round(pipes, turn) for turn in range(self.settings.rounds)]
             reports = {engine: skipcache.report(pipe) for engine, pipe in ours.items()}
@@ -73,14 +112,9 @@ class PresetBench:
                 _reset(ours)  # the other's cache is not to be counted into this one's memory
                 yield self._row(engine, interval, predictor, pipe, rounds, reports[engine], first[engine])
 
-    def _pipeline(self) -> TimedPipeline:
-        """Around a copy of the model with the same weights in memory."""
-        shared = {id(x): x for x in (*self.model.parameters(), *self.model.buffers())}
-        return TimedPipeline(deepcopy(self.model, shared), self.preset.scheduler())
-
     def _accelerated(self, engine: str, interval: int, predictor: str) -> TimedPipeline:
-        pipe, backend = self._pipeline(), self.settings.compile
-        options: Any = {"backend": backend} if backend is not None and engine == "fx" else False
+        pipe = self.pipeline()
+        options: Any = self.options if self._rival(engine) == "compiled" else False
         chosen = make_predictor(predictor)
         policy = skipcache.Interval(interval)
         skipcache.accelerate(
@@ -89,16 +123,14 @@ class PresetBench:
         return pipe
 
     def _round(self, pipes: dict[str, TimedPipeline], turn: int) -> dict[str, Run]:
-        names = list(pipes)
-        start = turn % len(names)
-        return {name: self._run(pipes[name], self.settings.steps) for name in (*names[start:], *names[:start])}
+        found = in_turns(pipes, self.inputs, self.settings.steps)
+        if self.device.type == "cpu":
+            return found
+        seconds = whole_runs(pipes, self.inputs, self.settings.steps, turn)
+        return {name: Run(seconds[name], run.steps) for name, run in found.items()}
 
-    def _run(self, pipe: TimedPipeline, steps: int) -> Run:
-        noise, conditions = self.inputs
-        with garbage_kept():
-            start = time.perf_counter()
-            of_steps = pipe.denoise(noise, conditions, steps)
-            return Run(time.perf_counter() - start, of_steps)
+    def _rival(self, engine: str) -> str:
+        return "compiled" if engine == "fx" and "compiled" in self.plain else "plain"
 
     def _row(
         self,
@@ -106,18 +138,17 @@ class PresetBench:
         interval: int,
         predictor: str,
         pipe: TimedPipeline,
-        rounds: Rounds,
+        rounds: list[dict[str, Run]],
         report: skipcache.Report,
         first: float,
     ) -> PresetRow:
-        rival = "compiled" if engine == "fx" and "compiled" in self.plain else "plain"
-        steps = range(self.settings.steps)
-        cached = [i for i in steps if i not in report.full_at]
-        plain_step = median(r[rival].typical(steps) for r in rounds)
+        rival = self._rival(engine)
+        cached = [i for i in range(self.settings.steps) if i not in report.full_at]
         ratios = tuple(r[rival].seconds / r[engine].seconds for r in rounds)
         memory, plain_memory = self._peak(pipe), self._peak(self.plain[rival])
         syncs, plain_syncs = self._syncs(pipe), self._syncs(self.plain[rival])
-        backend = f", {self.settings.compile}" if rival == "compiled" else ""
+        compiled = ", ".join(filter(None, (self.settings.compile, self.settings.mode)))
+        backend = f", {compiled}" if rival == "compiled" else ""
         return PresetRow(
             label=f"interval {interval}, {label_of(predictor)}, {engine}{backend}",
             against=f"plain{backend}",
@@ -127,22 +158,23 @@ class PresetBench:
             speedup=median(ratios),
             ratios=ratios,
             ideal=report.ideal_speedup,
-            first_step=first / plain_step,
-            full_step=median(r[engine].typical(report.full_at) / r[rival].typical(steps) for r in rounds),
-            cached_step=median(r[engine].typical(cached) / r[rival].typical(steps) for r in rounds),
-            over_hooks=tuple(r["hooks"].typical(cached) / r[engine].typical(cached) for r in rounds),
+            first_step=first,
+            full_step=median(r[engine].over(r[rival], report.full_at) for r in rounds),
+            cached_step=median(r[engine].over(r[rival], cached) for r in rounds),
+            over_hooks=tuple(r["hooks"].over(r[engine], cached) for r in rounds),
             peak_memory=memory,
             plain_peak_memory=plain_memory,
             syncs_per_step=syncs,
             plain_syncs_per_step=plain_syncs,
-            plain_seconds_per_step=plain_step,
+            plain_seconds_per_step=median(seconds for r in rounds for seconds in r[rival].steps),
+            cache_bytes=report.cache_bytes,
         )
 
     def _peak(self, pipe: TimedPipeline) -> int | None:
         if self.device.type != "cuda":
             return None
         torch.cuda.reset_peak_memory_stats(self.device)
-        self._run(pipe, self.settings.steps)
+        pipe.denoise(*self.inputs, self.settings.steps)
         return int(torch.cuda.max_memory_allocated(self.device))
 
     def _syncs(self, pipe: TimedPipeline) -> float | None:
@@ -150,8 +182,13 @@ class PresetBench:
         if self.device.type != "cuda":
             return None
         with counted_syncs() as messages:
-            self._run(pipe, self.settings.steps)
+            pipe.denoise(*self.inputs, self.settings.steps)
         return (sum("synchronizing" in str(m.message) for m in messages) - 1) / self.settings.steps
+
+
+def _first(run: Run, plain: Run) -> float:
+    """The first step of a run over early ones of the plain model, which were made in turns with it."""
+    return run.steps[0] / median(plain.steps[:EARLY])
 
 
 def _reset(pipes: dict[str, TimedPipeline]) -> None:
@@ -162,18 +199,25 @@ def _reset(pipes: dict[str, TimedPipeline]) -> None:
 def run_engines(settings: EnginesSettings, console: Console) -> Path:
     use_threads(settings.threads)
     bench = PresetBench(settings)
-    rows = list(bench.rows())
-    folder = settings.results or (settings.out if bench.small else Path("benchmarks") / "results")
+    folder = settings.results or (settings.out if settings.on_cpu else Path("benchmarks") / "results")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{result_name(bench.device, settings)}.json"
     facts: dict[str, Any] = {
         "batch": bench.batch,
         "dtype": bench.dtype,
-        "reduced": (bench.preset.reduction() if bench.small else None) or None,
+        "reduced": bench.preset.changes or None,
         "parameters": sum(p.numel() for p in bench.model.parameters()),
         "device": describe_device(str(bench.device)),
     }
-    write_json(path, settings, facts | {"rows": [asdict(row) for row in rows]})
-    console.print(preset_table(rows, settings, facts))
+    if settings.peers:
+        rivals = bench.rivals()
+        write_json(path, settings, facts | {"peers": [asdict(row) for row in rivals]})
+        console.print(rival_table(rivals, settings))
+    else:
+        first = bench.one_shot()
+        rows = list(bench.rows())
+        kept = {"one_shot": None if first is None else asdict(first), "rows": [asdict(row) for row in rows]}
+        write_json(path, settings, facts | kept)
+        console.print(preset_table(rows, first, settings, facts))
     console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     return path

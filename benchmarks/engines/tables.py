@@ -1,53 +1,19 @@
-"""What `skipcache engines` found: rows, the name of their file, and tables for the terminal and for the docs."""
+"""Tables of what `skipcache engines` found, for the terminal and for the docs, and the name of their file."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import torch
 from rich.table import Table
 
+from skipcache.benchmarks.engines.rows import OneShot, PresetRow, RivalRow
 from skipcache.benchmarks.names.predictors import label_of
 from skipcache.benchmarks.options.engines import EnginesSettings
 from skipcache.benchmarks.show.tables import markdown, new_table
-
-
-@dataclass(frozen=True)
-class PresetRow:
-    """An engine at an interval.
-
-    Attributes:
-        against: what it is compared with: the plain model, which is compiled where the engine is.
-        first_step, full_step, cached_step: times, in steps of the plain model.
-        over_hooks: for each round, the time of a cached step of the hooks over that of this engine.
-        peak_memory, plain_peak_memory: bytes; None except on cuda, as are the synchronisations.
-    """
-
-    label: str
-    against: str
-    interval: int
-    predictor: str
-    engine: str
-    speedup: float
-    ratios: tuple[float, ...]
-    ideal: float | None
-    first_step: float
-    full_step: float
-    cached_step: float
-    over_hooks: tuple[float, ...]
-    peak_memory: int | None
-    plain_peak_memory: int | None
-    syncs_per_step: float | None
-    plain_syncs_per_step: float | None
-    plain_seconds_per_step: float
-
-    @property
-    def of_ideal(self) -> float | None:
-        return None if self.ideal is None else self.speedup / self.ideal
 
 
 def result_name(device: torch.device, settings: EnginesSettings) -> str:
@@ -56,12 +22,23 @@ def result_name(device: torch.device, settings: EnginesSettings) -> str:
     parts = [re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"), settings.preset]
     if settings.keep != EnginesSettings.keep:
         parts.append("keep-" + "-".join(map(str, settings.keep)))
-    return "-".join([*parts, *([] if settings.compile is None else ["compile"])])
+    told: list[tuple[bool, str]] = [
+        (settings.compile is not None, "compile"),
+        (settings.mode is not None, str(settings.mode)),
+        (settings.on_cpu and settings.size == "real", "real"),
+        (settings.blocks is not None, f"blocks-{settings.blocks}"),
+        (settings.batch is not None, f"batch-{settings.batch}"),
+        (settings.dtype is not None, str(settings.dtype)),
+        (settings.peers, "peers"),
+    ]
+    return "-".join([*parts, *(name for given, name in told if given)])
 
 
-def preset_table(rows: Sequence[PresetRow], settings: EnginesSettings, facts: Mapping[str, Any]) -> Table:
+def preset_table(
+    rows: Sequence[PresetRow], first: OneShot | None, settings: EnginesSettings, facts: Mapping[str, Any]
+) -> Table:
     """Memory and synchronisations have columns only on cuda."""
-    title = f"{settings.preset}, {settings.steps} DDIM steps, batch {facts['batch']}, {facts['dtype']}"
+    title = f"{settings.preset}, {settings.steps} steps, batch {facts['batch']}, {facts['dtype']}"
     table = new_table(title, gap=1)
     read = any(row.peak_memory is not None for row in rows)
     table.add_column("", no_wrap=True)
@@ -69,17 +46,34 @@ def preset_table(rows: Sequence[PresetRow], settings: EnginesSettings, facts: Ma
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(row.label, *_cells(row), *(_cuda_cells(row) if read else ()))
-    table.caption = "\n".join(_caption(settings, facts))
+    table.caption = "\n".join(_caption(first, settings, facts))
     return table
 
 
-def _caption(settings: EnginesSettings, facts: Mapping[str, Any]) -> Iterator[str]:
+def _caption(first: OneShot | None, settings: EnginesSettings, facts: Mapping[str, Any]) -> Iterator[str]:
     size = f"{facts['parameters'] / 1e6:.1f} M parameters"
-    yield f"{size} on {facts['device']['name']}; medians of {settings.rounds} rounds."
+    clock = ", CPU time" if settings.cpu_time else ""
+    yield f"{size} on {facts['device']['name']}; medians of {settings.rounds} rounds{clock}."
     yield "first, full, cached: such a step over a plain one. over hooks: hooks' cached step over this one."
+    if first is not None:
+        ideal = f" of ideal {_cell(first.ideal, '{:.2f}x')} ({_cell(first.of_ideal, '{:.3f}')})"
+        yield (
+            f"first image of all, interval={first.interval}, {first.steps} steps, auto ({first.engine}): "
+            f"{first.speedup:.2f}x{ideal}; first step {first.first_step:.2f}."
+        )
     if facts["reduced"]:
         changes = ", ".join(f"{key}={value}" for key, value in facts["reduced"].items())
-        yield f"reduced on the CPU, not of real size: {changes}"
+        yield f"not of real size: {changes}"
+
+
+def rival_table(rows: Sequence[RivalRow], settings: EnginesSettings) -> Table:
+    table = new_table(f"{settings.preset}, {settings.steps} steps, one block at the start of cached steps")
+    for column in ("", "first", "full", "cached", ""):
+        table.add_column(column, justify="left" if column == "" else "right")
+    for row in rows:
+        cells = (_cell(value, "{:.3f}") for value in (row.first_step, row.full_step, row.cached_step))
+        table.add_row(row.method, *cells, row.error or "")
+    return table
 
 
 COLUMNS = ("speedup", "over", "ideal", "of ideal", "first", "full", "cached", "over hooks")
@@ -91,8 +85,8 @@ def _cells(row: PresetRow) -> list[str]:
         f"{row.speedup:.2f}x",
         row.against,
         _cell(row.ideal, "{:.2f}x"),
-        _cell(row.of_ideal, "{:.2f}"),
-        f"{row.first_step:.1f}",
+        _cell(row.of_ideal, "{:.3f}"),
+        f"{row.first_step:.2f}",
         f"{row.full_step:.3f}",
         f"{row.cached_step:.3f}",
         "-" if row.engine == "hooks" else f"{median(row.over_hooks):.2f}x",
@@ -125,7 +119,7 @@ def engines(results: Sequence[Mapping[str, Any]]) -> str:
     ]
     lines = []
     for result in results:
-        rows = [PresetRow(**row) for row in result["rows"]]
+        rows = [PresetRow(**row) for row in result.get("rows", ())]  # there are none in files of --peers
         for hooks, fx in zip(rows[::2], rows[1::2]):
             lines.append(
                 [

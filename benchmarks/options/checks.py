@@ -97,6 +97,16 @@ def a_backend(name: str, backend: str) -> None:
         raise ValueError(f"{name}: expected a backend of torch.compile, got {backend!r}; one of {', '.join(known)}")
 
 
+def a_mode(name: str, mode: str) -> None:
+    """One of torch.compile's."""
+    from torch._inductor import list_mode_options
+
+    if mode not in list_mode_options():
+        raise ValueError(
+            f"{name}: expected a mode of torch.compile, got {mode!r}; one of {', '.join(list_mode_options())}"
+        )
+
+
 def both_ends(keep: Sequence[int]) -> tuple[int, int]:
     """One number for both ends of the stack, or one for each."""
     if len(keep) not in (1, 2):

@@ -1,11 +1,11 @@
-"""What a run of a pipeline costs: seconds of the whole and of each step, memory at its peak, waits for the device."""
+"""What a run of a pipeline costs: seconds of the whole and of each step, waits for the device."""
 
 from __future__ import annotations
 
 import gc
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,42 +15,59 @@ from torch import Tensor
 from skipcache.benchmarks.sampling.pipelines import DenoiserPipeline
 
 
-class Stopwatch:
-    """Marks the start and the end of each step; on cuda by events on the device, so that the host never waits."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._on_device = device.type == "cuda"
-        self._marks: list[Any] = []
-
-    def mark(self) -> None:
-        if self._on_device:
-            self._marks.append(torch.cuda.Event(enable_timing=True))
-            self._marks[-1].record()
-        else:
-            self._marks.append(time.perf_counter())
-
-    def seconds(self) -> list[float]:
-        """Of each step, when the device has finished."""
-        pairs = zip(self._marks[::2], self._marks[1::2])
-        return [a.elapsed_time(b) / 1000 if self._on_device else b - a for a, b in pairs]
-
-
 class TimedPipeline(DenoiserPipeline):
-    """Samples one batch without guidance arithmetic; `denoise` returns when the device has finished."""
+    """Samples one batch without guidance arithmetic, in one go or step by step.
+
+    Attributes:
+        time_unit: the model is given the timestep over this.
+        clock: tells seconds; of the wall's clock, or of the CPU's time.
+    """
+
+    time_unit = 1
+    clock: Callable[[], float] = staticmethod(time.perf_counter)
+
+    def begin(self, x: Tensor, conditions: dict[str, Any], steps: int) -> None:
+        """The next `advance` is the first of so many steps."""
+        self._x, self._conditions = x, conditions
+        self._dtype = self.transformer.dtype  # read once: it walks over all parameters
+        self.scheduler.set_timesteps(steps, device=x.device)
+        self._times = iter(self.scheduler.timesteps)
 
     @torch.no_grad()
-    def denoise(self, x: Tensor, conditions: dict[str, Any], steps: int) -> list[float]:
-        """Seconds of each call of the model."""
-        watch, dtype = Stopwatch(x.device), self.transformer.dtype  # read once: it walks over all parameters
-        self.scheduler.set_timesteps(steps, device=x.device)
-        for t in self.scheduler.timesteps:
-            sample, timestep = x.to(dtype), t.expand(len(x))
-            watch.mark()
-            output = self.transformer(sample, timestep=timestep, **conditions, return_dict=False)[0]
-            watch.mark()
-            x = self.scheduler.step(output[:, : x.shape[1]].float(), t, x).prev_sample
-        x.cpu()
-        return watch.seconds()
+    def advance(self) -> tuple[float, float]:
+        """One step; (seconds of the model's call, seconds of the step). The device has finished before and after."""
+        t = next(self._times)
+        marks = [self._now()]
+        output = self._call(t)
+        marks.append(self._now())
+        self._step(output, t)
+        return marks[1] - marks[0], self._now() - marks[0]
+
+    @torch.no_grad()
+    def denoise(self, x: Tensor, conditions: dict[str, Any], steps: int) -> float:
+        """Seconds of a run in which the host never waits for the device; it has finished at the end."""
+        self.begin(x, conditions, steps)
+        start = self._now()
+        for t in self._times:
+            self._step(self._call(t), t)
+        self._x.cpu()
+        return self._now() - start
+
+    def _call(self, t: Tensor) -> Tensor:
+        timestep = t.expand(len(self._x))
+        if self.time_unit != 1:
+            timestep = timestep / self.time_unit
+        sample = self._x.to(self._dtype)
+        output: Tensor = self.transformer(sample, timestep=timestep, **self._conditions, return_dict=False)[0]
+        return output
+
+    def _step(self, output: Tensor, t: Tensor) -> None:
+        self._x = self.scheduler.step(output[:, : self._x.shape[1]].float(), t, self._x).prev_sample
+
+    def _now(self) -> float:
+        if self._x.device.type != "cpu":
+            getattr(torch, self._x.device.type).synchronize()
+        return self.clock()
 
 
 @contextmanager

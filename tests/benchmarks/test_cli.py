@@ -64,6 +64,12 @@ def test_bad_options(arguments, message, capsys, tmp_path):
         (["dit-xl-256", "--targets", "2"], "`skipcache peers` does"),
         (["dit-xl-256", "--intervals", "1"], "--intervals: expected at least 2"),
         (["dit-xl-256", "--compile", "x"], "--compile: expected a backend of torch.compile, got 'x'"),
+        (["dit-xl-256", "--compile", "--mode", "x"], "--mode: expected a mode of torch.compile, got 'x'"),
+        (["dit-xl-256", "--mode", "reduce-overhead"], "--mode: expected --compile inductor with it, got None"),
+        (["dit-digits", "--size", "real"], "--size: expected one of dit-xl-256"),
+        (["dit-xl-256", "--blocks", "0"], "--blocks: expected at least 1, got 0"),
+        (["dit-xl-256", "--blocks", "7"], "--blocks: expected at most 6, the layers that there are, got 7"),
+        (["dit-xl-256", "--cpu-time"], "--cpu-time: expected --device cpu and --threads 1 with it"),
     ],
 )
 def test_bad_options_of_engines(arguments, message, capsys, tmp_path):

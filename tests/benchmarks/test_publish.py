@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from skipcache.benchmarks.cli.main import main
-from skipcache.benchmarks.engines.tables import PresetRow, engines
+from skipcache.benchmarks.engines.rows import PresetRow
+from skipcache.benchmarks.engines.tables import engines
 from skipcache.benchmarks.peers.rows import Row
 from skipcache.benchmarks.publish.docs import DOCS, fill, publish, read_bench, read_results
 from skipcache.benchmarks.publish.peers import HEADLINE, full, headline, summary
