@@ -119,7 +119,8 @@ def test_what_does_not_fit_is_refused_with_its_bytes(name, layers):
 
 @pytest.mark.parametrize(("name", "millions"), {"dit-xl-256": 750, "flux-dev": 11900, "wan-1.3b": 1420}.items())
 def test_parameters_of_real_sizes(name, millions):
-    """Those of the model cards; a DiT of diffusers embeds time in each block, and so has 750, not 675. What is needed counts them, with buffers, by one and two layers."""
+    """Those of the model cards; a DiT of diffusers embeds time in each block, and so has 750, not 675. What is
+    needed counts them, with buffers, by one and two layers."""
     preset = find_preset(name, False, None)
     model = preset.build(torch.device("meta"), torch.float32)
     count = sum(x.numel() for x in model.parameters())

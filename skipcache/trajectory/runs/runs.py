@@ -193,8 +193,8 @@ class Runs:
             # Perhaps a lane of a run that hops over threads.
             if place.steps == 0 and place.lane is None and place.turn is not None and place.turn <= ROUNDING:
                 self._threads.share(thread, run)
-        for run, place in places if found is None else ():
-            if place.instead if isinstance(place, NewRun) else isinstance(place, Fits) and (run, place) not in sure:
+        for run, one in places if found is None else ():
+            if one.instead if isinstance(one, NewRun) else isinstance(one, Fits) and (run, one) not in sure:
                 run.doubt(NewRun(instead=True), instant.run)
         return found
 
