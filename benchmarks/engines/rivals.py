@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -72,7 +73,7 @@ class Rivals:
             for predictor in (skipcache.Hold(), skipcache.Damped())
         }
         return {
-            **{name: lambda chosen=chosen: self._ours(*chosen) for name, chosen in ours.items()},
+            **{name: partial(self._ours, *chosen) for name, chosen in ours.items()},
             "cache-dit, DBCache": lambda: self._cache_dit(taylor=False),
             "cache-dit, TaylorSeer": lambda: self._cache_dit(taylor=True),
             "diffusers, FirstBlockCache": self._first_block_cache,
@@ -80,7 +81,7 @@ class Rivals:
 
     def _ours(self, engine: str, predictor: Any) -> Any:
         pipe = self.make()
-        policy = skipcache.Schedule(list(self.full))
+        policy = skipcache.Schedule(self.full)
         return skipcache.accelerate(pipe, policy=policy, keep=ONE_AT_THE_START, predictor=predictor, engine=engine)
 
     def _cache_dit(self, taylor: bool) -> Any:
