@@ -81,7 +81,7 @@ class Rivals:
 
     def _ours(self, engine: str, predictor: Any) -> Any:
         pipe = self.make()
-        policy = skipcache.Schedule(tuple(self.full))
+        policy = skipcache.Schedule(self.full)
         return skipcache.accelerate(pipe, policy=policy, keep=ONE_AT_THE_START, predictor=predictor, engine=engine)
 
     def _cache_dit(self, taylor: bool) -> Any:
