@@ -48,6 +48,14 @@ FOUND = {
     "a run that comes back to a thread when its scheduler counts, on a device": Program(
         (Run(steps=3, guidance="apart", served=Served("DPM++")),), interval=2, on_device=True, threads=((0, 1, 1, 1),)
     ),
+    "two runs of one text in turns, each with a pass in another state": Program(
+        (
+            Run("flow", 2, text=1, other=Pass("layer skipped", 0, 0, 3), given=Given("copies")),
+            Run("flow", 2, 1, 1, guidance="first", other=Pass("layer skipped", 0, 0, 3), given=Given("copies")),
+        ),
+        turns=(0, 1) * 13,
+        interval=2,
+    ),
     "a noisy run that comes back to a thread": Program(
         (Run(steps=2), Run("ddpm", seed=1, guidance="batched")), interval=2, threads=((0,), (0, 0, 1))
     ),
