@@ -56,6 +56,15 @@ FOUND = {
         turns=(0, 1) * 13,
         interval=2,
     ),
+    "tiles whose texts are rebuilt, under a noisy scheduler, in turns with others, on a device": Program(
+        (
+            Tiles("ddim", 3, starts=(0, 64), given=Given("vectors")),
+            Tiles("ddim", 3, 2, starts=(0, 64), served=Served("Ancestral"), given=Given("vectors", rebuilt=True)),
+        ),
+        turns=(0, 1) * 12,
+        interval=2,
+        on_device=True,
+    ),
     "a noisy run that comes back to a thread": Program(
         (Run(steps=2), Run("ddpm", seed=1, guidance="batched")), interval=2, threads=((0,), (0, 0, 1))
     ),

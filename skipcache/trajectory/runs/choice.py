@@ -42,14 +42,14 @@ def none_of(places: Sequence[Placed], instant: Instant, several: bool) -> NewRun
     `several`: it fits more than one, and which cannot be told.
     """
     begins = [(run, place) for run, place in places if isinstance(place, NewRun)]
+    unread = [run for run, fits in places if isinstance(fits, Fits) and fits.turn is None and fits.lane is not None]
     for run, place in begins:
         run.doubt(place, instant.run)
-    for run, fits in places if several else ():
-        if isinstance(fits, Fits) and fits.turn is None and fits.lane is not None:
-            run.doubt(NewRun(in_turns=True), instant.run)
+    for run in unread if several else ():
+        run.doubt(NewRun(in_turns=True), instant.run)
     senses = {run.direction.sense for run, place in begins if place.instead}
     return NewRun(
-        several or any(place.in_turns for _, place in begins),
+        several or bool(unread) or any(place.in_turns for _, place in begins),
         any(place.instead for _, place in begins),
         begins[0][1].turn if begins and begins[0] == places[0] else None,
         senses.pop() if len(senses) == 1 else 0,
