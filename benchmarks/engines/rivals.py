@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from statistics import median
 from typing import Any
 
 import diffusers
@@ -131,7 +130,7 @@ class Rivals:
         run, plain = later[name], later["plain"]
         fulls = (0,) if "FirstBlockCache" in name else self.full
         cached = [i for i in range(2, self.steps) if i not in self.full]
-        first = begun[name].steps[0] / median(begun["plain"].steps[:3])
+        first = begun[name].first_over(begun["plain"])
         return RivalRow(name, first, run.over(plain, fulls), run.over(plain, cached))
 
 

@@ -25,7 +25,7 @@ from skipcache.benchmarks.engines.memory import bytes_at_hand, check_fits
 from skipcache.benchmarks.engines.presets import Preset, find_preset
 from skipcache.benchmarks.engines.rows import OneShot, PresetRow, RivalRow
 from skipcache.benchmarks.engines.tables import preset_table, result_name, rival_table
-from skipcache.benchmarks.engines.turns import Run, in_turns, whole_runs
+from skipcache.benchmarks.engines.turns import EARLY, Run, in_turns, whole_runs
 from skipcache.benchmarks.names.predictors import label_of, make_predictor
 from skipcache.benchmarks.options.engines import EnginesSettings
 from skipcache.benchmarks.sampling.stopwatch import TimedPipeline, counted_syncs
@@ -34,7 +34,6 @@ from skipcache.benchmarks.show.json_file import describe_device, write_json
 
 ENGINES = ("hooks", "fx")
 USUAL_INTERVAL = 3  # of a first image
-EARLY = 3  # steps of the plain model that a first step is compared with
 
 
 class PresetBench:
@@ -87,7 +86,7 @@ class PresetBench:
             interval=USUAL_INTERVAL,
             engine=report.engine,
             full_steps=report.full_steps,
-            first_step=_first(runs["auto"], runs["plain"]),
+            first_step=runs["auto"].first_over(runs["plain"]),
             speedup=runs["plain"].seconds / runs["auto"].seconds,
             ideal=report.ideal_speedup,
         )
@@ -104,7 +103,7 @@ class PresetBench:
             ours = {engine: self._accelerated(engine, interval, predictor) for engine in ENGINES}
             pipes = {**self.plain, **ours}
             begun = in_turns(pipes, self.inputs, min(steps, 3 * interval + 2), dict.fromkeys(self.plain, EARLY))
-            first = {engine: _first(begun[engine], begun[self._rival(engine)]) for engine in ENGINES}
+            first = {engine: begun[engine].first_over(begun[self._rival(engine)]) for engine in ENGINES}
             _reset(ours)
             rounds = [self._round(pipes, turn) for turn in range(self.settings.rounds)]
             reports = {engine: skipcache.report(pipe) for engine, pipe in ours.items()}
@@ -184,11 +183,6 @@ class PresetBench:
         with counted_syncs() as messages:
             pipe.denoise(*self.inputs, self.settings.steps)
         return (sum("synchronizing" in str(m.message) for m in messages) - 1) / self.settings.steps
-
-
-def _first(run: Run, plain: Run) -> float:
-    """The first step of a run over early ones of the plain model, which were made in turns with it."""
-    return run.steps[0] / median(plain.steps[:EARLY])
 
 
 def _reset(pipes: dict[str, TimedPipeline]) -> None:

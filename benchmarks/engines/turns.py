@@ -16,6 +16,8 @@ from torch import Tensor
 
 from skipcache.benchmarks.sampling.stopwatch import TimedPipeline, garbage_kept
 
+EARLY = 3  # steps of the plain model that a first step is compared with
+
 
 @dataclass(frozen=True)
 class Run:
@@ -27,6 +29,10 @@ class Run:
     def over(self, other: Run, at: Iterable[int]) -> float:
         """A step of this run over the same step of the other one: the median of those `at`."""
         return median(self.steps[i] / other.steps[i] for i in at)
+
+    def first_over(self, plain: Run) -> float:
+        """The first step over early ones of the plain model, which were made in turns with it."""
+        return self.steps[0] / median(plain.steps[:EARLY])
 
 
 Inputs = tuple[Tensor, dict[str, Any]]  # noise, conditioning

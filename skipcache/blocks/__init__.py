@@ -1,4 +1,4 @@
-from skipcache.blocks.attributes import HOOKS, MARK, REGISTRIES, REPLICATE, TORCH, WRAPPERS, modules_of
+from skipcache.blocks.attributes import HOOKS, MARK, REGISTRIES, REPLICATE, TORCH, WRAPPERS, contents_of, modules_of
 from skipcache.blocks.eagerly import eagerly
 from skipcache.blocks.footprint import Footprint
 from skipcache.blocks.generators import Generators
@@ -55,6 +55,7 @@ __all__ = [
     "as_entering",
     "check_plain",
     "class_name",
+    "contents_of",
     "divided_like",
     "eagerly",
     "equal_values",

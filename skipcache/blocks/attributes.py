@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import CellType
 from typing import Any
 
 from torch import nn
@@ -16,6 +17,7 @@ WRAPPERS = frozenset({"forward", "_old_forward", "_hf_hook", "_diffusers_hook", 
 HOOKS = frozenset({"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"})
 REGISTRIES = frozenset({"_modules", "_parameters", "_buffers"})
 TORCH = frozenset(vars(nn.Module()))  # all that every module has
+NOT_OWN = TORCH | WRAPPERS  # no state of a module's own: hooks move weights between devices, and that must stay
 
 
 def modules_of(*models: nn.Module) -> list[nn.Module]:
@@ -33,7 +35,15 @@ def modules_of(*models: nn.Module) -> list[nn.Module]:
     return found
 
 
-def tag_of(held: dict[str, Any]) -> int | None:
-    """A number that grows with each write to a dict, which torch.compile's guards read; None without."""
+def contents_of(cell: CellType) -> Any:
+    """Of a closure's cell; None of an empty one."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
+
+
+def tag_of(*dicts: dict[str, Any]) -> int | None:
+    """A number that grows with each write to one of these, which torch.compile's guards read; None without."""
     read = getattr(guards, "dict_version", None)
-    return None if read is None else read(held)
+    return None if read is None else sum(map(read, dicts))

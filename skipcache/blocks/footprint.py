@@ -34,11 +34,10 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from skipcache.blocks.attributes import TORCH, WRAPPERS
+from skipcache.blocks.attributes import NOT_OWN, contents_of
 from skipcache.blocks.outline import equal_values
 
 MOST = 4096  # values that are followed
-_NOT_OWN = TORCH | WRAPPERS
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), type(NotImplemented))
 _TORCH = (torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size)
 _INERT = (
@@ -124,7 +123,7 @@ class Footprint:
 
 def _own(held: dict[str, Any]) -> list[Any]:
     """The attributes of a module, with their names, in order."""
-    names: list[Any] = sorted(held.keys() - _NOT_OWN)
+    names: list[Any] = sorted(held.keys() - NOT_OWN)
     return names + [held[name] for name in names]
 
 
@@ -156,7 +155,7 @@ def _state_of(value: Any) -> State | None:
     if isinstance(value, weakref.ref):
         return lambda: [value()]
     if isinstance(value, CellType):
-        return lambda: [_contents(value)]
+        return lambda: [contents_of(value)]
     return _code_of(value) or _object_of(value)
 
 
@@ -180,15 +179,14 @@ def _code_of(value: Any) -> State | None:
 
 def _object_of(value: Any) -> State | None:
     kind = type(value)
-    slots = [name for base in kind.__mro__ for name in _names(base.__dict__.get("__slots__", ()))]
     if kind.__module__.partition(".")[0] == "torch" or hasattr(kind, "__next__"):
         return None
-    return _attributes_of(value) if slots or _dict_of(value) is not None else None
+    return _attributes_of(value) if _slots_of(kind) or _dict_of(value) is not None else None
 
 
 def _attributes_of(value: Any) -> State:
     """Those that an object keeps in its dict and in its slots."""
-    slots = [name for base in type(value).__mro__ for name in _names(base.__dict__.get("__slots__", ()))]
+    slots = _slots_of(type(value))
 
     def state() -> list[Any]:
         held = _dict_of(value)
@@ -206,16 +204,13 @@ def _dict_of(value: Any) -> dict[str, Any] | None:
     return held if isinstance(held, dict) else None
 
 
+def _slots_of(kind: type) -> list[str]:
+    return [name for base in kind.__mro__ for name in _names(base.__dict__.get("__slots__", ()))]
+
+
 def _names(slots: Any) -> tuple[str, ...]:
     names = (slots,) if isinstance(slots, str) else tuple(slots)
     return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
-
-
-def _contents(cell: CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return None
 
 
 def _same(before: list[Any], now: list[Any]) -> bool:

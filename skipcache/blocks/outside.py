@@ -15,14 +15,13 @@ from typing import Any
 
 from torch import nn
 
-from skipcache.blocks.attributes import TORCH, WRAPPERS, tag_of
+from skipcache.blocks.attributes import NOT_OWN, contents_of, tag_of
 
 DEPTH = 4  # how far from the code of a class
 LONGEST = 1000  # items of a container that is looked at
 _LIBRARIES = ("torch", "numpy", "diffusers", "transformers", "accelerate", "peft", "einops", "skipcache")
 _FOREIGN = frozenset((*sys.stdlib_module_names, *_LIBRARIES))
-_NOT_OWN = TORCH | WRAPPERS
-_CONTAINERS = (list, dict, set)
+CONTAINERS = (list, dict, set)
 _PLAIN = frozenset((bool, int, float, str, type(None)))
 _CODE = (FunctionType, MethodType, classmethod, staticmethod, property)
 
@@ -95,8 +94,8 @@ class _Search:
                     yield from self._class(base, 0)
         for module in self._modules:
             held = module.__dict__
-            names = sorted(name for name in held.keys() - _NOT_OWN if type(held[name]) not in _PLAIN)
-            self.own.append((tag_of(held), [held[name] for name in names if type(held[name]) in _CONTAINERS]))
+            names = sorted(name for name in held.keys() - NOT_OWN if type(held[name]) not in _PLAIN)
+            self.own.append((tag_of(held), [held[name] for name in names if type(held[name]) in CONTAINERS]))
             for name in names:
                 for value in _items(held[name]):  # the containers themselves are the model's own
                     yield from self._value(value, f"{name}.", 1)
@@ -114,7 +113,7 @@ class _Search:
         elif isinstance(value, type):
             if not _foreign(value):
                 yield from self._class(value, depth)
-        elif kind in _CONTAINERS:
+        elif kind in CONTAINERS:
             yield from self._container(value, name, depth)
         elif not _foreign(kind) and isinstance(getattr(value, "__dict__", None), dict):
             yield from self._held(value.__dict__, f"{kind.__name__}.", depth)
@@ -127,7 +126,7 @@ class _Search:
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
             if not _foreign(function):
                 yield _cell(name, cell)
-            yield from self._value(_contents(cell), f"{name}.", depth + 1)
+            yield from self._value(contents_of(cell), f"{name}.", depth + 1)
 
     def _named(self, held: dict[str, Any], names: set[str], depth: int) -> Iterator[_Place]:
         """The variables of a module that code names; in a module that it names, those too."""
@@ -152,7 +151,7 @@ class _Search:
             yield from self._value(value.fget if isinstance(value, property) else value, f"{name}.", depth + 1)
 
     def _held(self, held: dict[Any, Any], owner: str, depth: int) -> Iterator[_Place]:
-        yield _Place(owner, held.copy, lambda before: _refill(held, before))
+        yield _Place(owner, held.copy, lambda before: refill(held, before))
         for name, value in list(held.items()):
             yield from self._value(value, f"{owner}{name}.", depth + 1)
 
@@ -163,20 +162,20 @@ class _Search:
             yield from self._held(held, owner, depth)
             return
         if type(held) is list:
-            yield _Place(owner, lambda: dict(enumerate(held)), lambda before: _refill(held, before.values()))
+            yield _Place(owner, lambda: dict(enumerate(held)), lambda before: refill(held, before.values()))
         else:
-            yield _Place(owner, lambda: dict.fromkeys(held), lambda before: _refill(held, before))
+            yield _Place(owner, lambda: dict.fromkeys(held), lambda before: refill(held, before))
         for value in list(held):
             yield from self._value(value, owner, depth + 1)
 
 
 def _items(value: Any) -> list[Any]:
     """The objects in a module's attribute that are no containers."""
-    held = list(value.values() if type(value) is dict else value) if type(value) in _CONTAINERS else [value]
-    return [item for item in held[:LONGEST] if type(item) not in _CONTAINERS]
+    held = list(value.values() if type(value) is dict else value) if type(value) in CONTAINERS else [value]
+    return [item for item in held[:LONGEST] if type(item) not in CONTAINERS]
 
 
-def _refill(held: Any, items: Any) -> None:
+def refill(held: Any, items: Any) -> None:
     items = list(items) if isinstance(held, list) else items
     held.clear()
     (held.extend if isinstance(held, list) else held.update)(items)
@@ -211,14 +210,7 @@ def _cell(name: str, cell: CellType) -> _Place:
     def write(before: dict[str, Any]) -> None:
         cell.cell_contents = before[name]
 
-    return _Place("", lambda: {name: _contents(cell)}, write)
-
-
-def _contents(cell: CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return None
+    return _Place("", lambda: {name: contents_of(cell)}, write)
 
 
 def _names(code: CodeType) -> Iterator[str]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
 
-from skipcache.blocks.attributes import TORCH, WRAPPERS, modules_of, tag_of
+from skipcache.blocks.attributes import NOT_OWN, modules_of, tag_of
 from skipcache.blocks.generators import Generators
-from skipcache.blocks.outside import Outside
+from skipcache.blocks.outside import CONTAINERS, Outside, refill
 
 
 @contextmanager
@@ -27,10 +26,6 @@ def quietly(device: torch.device, model: nn.Module, outside: Outside | None = No
         before.put_back()
 
 
-_NOT_OWN = TORCH | WRAPPERS  # hooks move weights between devices, and that must stay
-_CONTAINERS = (list, set, dict)
-
-
 class Snapshot:
     """What a run of `model` may leave behind, as it is now: generators, attributes, buffers, what lies `outside`."""
 
@@ -43,7 +38,7 @@ class Snapshot:
             held = module.__dict__
             tag = tag_of(held)
             if tag is None or tag != tag_then:
-                containers = [held[name] for name in held.keys() - _NOT_OWN if type(held[name]) in _CONTAINERS]
+                containers = [held[name] for name in held.keys() - NOT_OWN if type(held[name]) in CONTAINERS]
             self._attributes.append((held, tag, held.copy(), [(value, value.copy()) for value in containers]))
         for x in [x for module in modules if module._buffers for x in module._buffers.values()]:
             if x is not None and not x.is_inference():
@@ -53,19 +48,14 @@ class Snapshot:
         self.outside.put_back()
         for held, tag, before, copies in self._attributes:
             if tag is None or tag != tag_of(held):
-                own = {name: before[name] for name in before.keys() - _NOT_OWN}
-                for name in held.keys() - own.keys() - _NOT_OWN:
+                own = {name: before[name] for name in before.keys() - NOT_OWN}
+                for name in held.keys() - own.keys() - NOT_OWN:
                     del held[name]
                 held.update(own)
             for value, items in copies:
-                _refill(value, items)
+                refill(value, items)
         for x, version, values in self._buffers:
             if x._version != version:
                 with torch.no_grad():
                     x.copy_(values)
         self._generators.put_back()
-
-
-def _refill(value: Any, items: Any) -> None:
-    value.clear()
-    (value.extend if isinstance(value, list) else value.update)(items)

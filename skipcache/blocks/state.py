@@ -14,9 +14,9 @@ from operator import attrgetter, is_
 from typing import Any
 
 from torch import Tensor, nn
-from torch._C._dynamo import guards
 from torch.utils.hooks import RemovableHandle
 
+from skipcache.blocks.attributes import modules_of, tag_of
 from skipcache.blocks.override import Override, is_class_forward
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -64,7 +64,7 @@ class ModelState:
 
     def _are_held(self, held: list[Any]) -> bool:
         """The child modules and parameters are those of `held`: nobody wrote to their dicts, or all are there again."""
-        tags = _tags(self._registries)
+        tags = tag_of(*self._registries)
         if tags is not None and tags == self._tags:
             return True
         now = self._held()
@@ -89,12 +89,12 @@ class ModelState:
 
     def _index(self) -> None:
         """Walk the tree, and make the value."""
-        modules = list(self._model.modules())
+        modules = modules_of(self._model)
         trees = [module._modules for module in modules if module._modules]
         # A hook of accelerate's puts other parameters on its module for each call.
         own = [module for module in modules if module._parameters and "_hf_hook" not in module.__dict__]
         self._registries: list[dict[str, Any]] = [*trees, *(module._parameters for module in own)]
-        self._tags = _tags(self._registries)
+        self._tags = tag_of(*self._registries)
         self._dicts = [module.__dict__ for module in modules]
         self._hooks = [module.__dict__[name] for module in modules for name in _HOOKS]
         self._registered = -1
@@ -143,12 +143,6 @@ class Numbers:
             self._count += 1
             found = known[key] = gone, self._count
         return found[1]
-
-
-def _tags(dicts: list[dict[str, Any]]) -> int | None:
-    """The sum of the numbers that grow with each write to a dict, which torch.compile's guards read; None without."""
-    tag = getattr(guards, "dict_version", None)
-    return None if tag is None else sum(map(tag, dicts))
 
 
 def _parameters_in(held: list[Any]) -> list[Tensor]:

@@ -18,8 +18,9 @@ def strayed(cached: Any, uncached: Any) -> list[float]:
 
     Raises TypeError for what holds no samples, ValueError where the two hold others, or values that are not finite.
     """
-    pairs = list(zip(samples_of(cached), samples_of(uncached)))
-    if not pairs or len(samples_of(cached)) != len(samples_of(uncached)) or any(a.shape != b.shape for a, b in pairs):
+    ours, theirs = samples_of(cached), samples_of(uncached)
+    pairs = list(zip(ours, theirs))
+    if not pairs or len(ours) != len(theirs) or any(a.shape != b.shape for a, b in pairs):
         raise ValueError("check: expected the samples, as many and of the same shapes each time; seed inside of it")
     found = [_ratio(float((a - b).norm()), float(b.norm())) for a, b in pairs]
     if not all(map(math.isfinite, found)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from skipcache.blocks import class_name
@@ -55,6 +55,7 @@ class Tried:
     corrections: Corrections | None = None
     is_final: bool = True
     predictor: Forecast | Damped = PREDICTOR
+    errors: tuple[float, ...] = ()  # of samples that nothing was fitted on
 
 
 class Search:
@@ -134,8 +135,8 @@ class Search:
         while low <= high:
             middle = (low + high) // 2
             tried = self._settled(self._nearest(engine, middle))
-            errors = self._checked(tried)
-            if (quantile(errors, self.level) if errors else tried.error) <= most:
+            tried = self._checked(tried)
+            if (quantile(tried.errors, self.level) if tried.errors else tried.error) <= most:
                 found, high = tried, middle - 1
             else:
                 low = middle + 1
@@ -167,10 +168,12 @@ class Search:
         bare = self._bare(engine, full_steps)
         return bare if bare.error <= tried.error else tried
 
-    def _checked(self, tried: Tried) -> tuple[float, ...]:
-        if self.check is None:
-            return ()
-        return self.runs.checked(tried.engine, tried.full_steps, tried.corrections, tried.predictor, self.check)
+    def _checked(self, tried: Tried) -> Tried:
+        """With the errors of other samples, where they are asked for."""
+        if self.check is None or tried.errors:
+            return tried
+        about = (tried.engine, tried.full_steps, tried.corrections, tried.predictor)
+        return replace(tried, errors=self.runs.checked(*about, self.check))
 
     def _calibration(self, tried: Tried, cost: Cost) -> Calibration:
         runs, plan = self.runs, tried.engine.plan
@@ -186,6 +189,6 @@ class Search:
             guidance=runs.maps(tried.engine).guidance,
             corrections=tried.corrections,
             predictor=tried.predictor,
-            errors=self._checked(tried),
+            errors=self._checked(tried).errors,
         )
         return runs.alike(found)

@@ -6,7 +6,7 @@ which are small, run. Blocks run once more only where nothing can answer for the
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from torch import nn
@@ -70,19 +70,17 @@ def _flaw(
     """What the programs do differently. `root`: run them on this stand-in, for whose blocks `answers` stands."""
     outputs, lost = [], None
     unchanged = None if answers is None else outside
+    held = Prediction(Hold(), [features.D], (), residual=False)
+    programs: list[Callable[[], Any]] = [lambda: made.cached(call.args, call.kwargs, held, eager=True, model=root)]
+    if answers is None or made.compile is not False:
+        programs.insert(0, lambda: made.full(call.args, call.kwargs, eager=True, model=root))
     with quietly(call.sample.device, made.layout.model, unchanged) as after:
-        if answers is None or made.compile is not False:
+        for program in programs:
             outside.put_back()
             if answers is not None:
                 answers.rewind()
-            outputs.append(made.full(call.args, call.kwargs, eager=True, model=root)[0])
-            lost = lost_effects(after)
-        outside.put_back()
-        if answers is not None:
-            answers.rewind()
-        held = Prediction(Hold(), [features.D], (), residual=False)
-        outputs.append(made.cached(call.args, call.kwargs, held, eager=True, model=root)[0])
-        lost = lost or lost_effects(after)
+            outputs.append(program()[0])
+            lost = lost or lost_effects(after)
     if lost or all(same_output(output, one) for one in outputs):
         return lost
     return "a program did not give the output of the step that it was made of"

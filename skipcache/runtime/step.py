@@ -92,8 +92,9 @@ class StepRunner:
                 if snapshot is not None:
                     # The model has run already for an engine that found only then that it cannot serve.
                     snapshot.put_back()
-                with nullcontext() if engine.serves(call) else self._proving:
-                    served = engine.serves(call)  # another thread may have proved it meanwhile
+                served = engine.serves(call)
+                with nullcontext() if served else self._proving:
+                    served = served or engine.serves(call)  # another thread may have proved it meanwhile
                     snapshot = None if served else Snapshot(call.sample.device, self.model)
                     engine.attach()
                     result = engine.full(forward, call)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from types import CellType, FunctionType
 from typing import Any
 
+from skipcache.blocks import contents_of
+
 Function = Callable[..., Any]
 
 
@@ -36,11 +38,4 @@ def rewrapped(function: Function, step: Function) -> Function:
 def _cell(function: Function, inner: Function) -> int | None:
     """Which of `function`'s closure cells holds `inner`."""
     cells = function.__closure__ or () if isinstance(function, FunctionType) else ()
-    return next((i for i, cell in enumerate(cells) if _contents(cell) is inner), None)
-
-
-def _contents(cell: CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return None
+    return next((i for i, cell in enumerate(cells) if contents_of(cell) is inner), None)

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from skipcache.blocks import contents_of
+
 Place = tuple[Mapping[str, Any], str]
 
 _TRUSTED = tuple(os.path.dirname(f) + os.sep for f in (torch.__file__, os.path.dirname(os.path.dirname(__file__))))
@@ -110,7 +112,7 @@ class _Functions:
                 ahead.append(value.func)
             elif isinstance(value, types.FunctionType) and id(value) not in self.functions:
                 self.functions[id(value)] = value
-                ahead.extend(contents for cell in value.__closure__ or () if callable(contents := _contents(cell)))
+                ahead.extend(contents for cell in value.__closure__ or () if callable(contents := contents_of(cell)))
 
     def references(self, code: types.CodeType, held: Mapping[str, Any]) -> int:
         """How often those that were found, and the function whose code makes them, refer to `code`; -1 for none."""
@@ -134,13 +136,6 @@ def _named(held: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def _contents(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return None
-
-
 class Cells(dict[str, types.CellType]):
     """A closure, read by name as it is now."""
 
@@ -148,7 +143,7 @@ class Cells(dict[str, types.CellType]):
         super().__init__(zip(names, cells))
 
     def __getitem__(self, name: str) -> Any:
-        return _contents(super().__getitem__(name))
+        return contents_of(super().__getitem__(name))
 
     def get(self, name: str, default: Any = None) -> Any:
         return self[name]
